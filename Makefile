@@ -1,0 +1,41 @@
+# Two commands matter: `make demo` and `make test`. Both first install what is missing.
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+.PHONY: help setup setup-test demo test check format lock fresh clean
+
+bin := .venv/bin
+
+help: ## what can be made
+	@sed -n 's/^\([a-z-]*\):.*## /  make \1|/p' Makefile | awk -F'|' '{ printf "%-18s %s\n", $$1, $$2 }'
+
+setup: ## install what Fleetcast needs to run, if it is missing
+	@scripts/setup
+
+setup-test: ## the same, and what tests and checks need
+	@scripts/setup test
+
+demo: setup ## the whole platform with cars and phones; ARGS="--seconds 30" ends with a summary
+	@exec $(bin)/fleetcast demo $(ARGS)
+
+test: check ## check, then every test (TESTS="tests/test_sse.py -k name" for some)
+	@$(bin)/pytest -n 2 $(TESTS)
+
+check: setup-test ## style, types and the direction of imports
+	@$(bin)/ruff check --quiet --output-format concise
+	@$(bin)/ruff format --check --quiet --diff
+	@$(bin)/mypy
+	@$(bin)/lint-imports --no-logo
+
+format: setup-test ## rewrite the code in the project's style
+	@$(bin)/ruff check --fix --quiet
+	@$(bin)/ruff format
+
+lock: ## write both lock files from pyproject.toml (ARGS=--upgrade for the newest versions)
+	@scripts/lock $(ARGS)
+
+fresh: ## run the README's commands in a bare Debian 12 (needs root)
+	@scripts/fresh
+
+clean: ## remove the virtual environment, caches and run data
+	@rm -rf .venv data .fleetcast build dist *.egg-info .hypothesis .*_cache
+	@find . -name .git -prune -o -name __pycache__ -type d -prune -exec rm -rf {} +
