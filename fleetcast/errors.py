@@ -1,0 +1,37 @@
+"""Exceptions, each named after the decision its catcher must take. Anything else that is raised is a bug."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+
+class FleetcastError(Exception):
+    """Any of ours; its text is one line for a person."""
+
+
+class Unusable(FleetcastError):
+    """Settings, arguments or this machine will not do: say the line, exit with status 2."""
+
+
+class Refuse(FleetcastError):
+    """A request that will not be served: answer `status` (4xx or 503) with this text, store nothing."""
+
+    def __init__(self, status: int, title: str, detail: str = "") -> None:
+        super().__init__(f"{title}: {detail}" if detail else title)
+        self.status, self.title, self.detail = status, title, detail
+
+
+class Reject(FleetcastError):
+    """A stored packet that can never be applied: put it into REJECTED with this reason, ack it, go on."""
+
+
+class Recover(FleetcastError):
+    """What we hold of these partitions may be wrong: discard it, reload from the leader, reset the consumers."""
+
+    def __init__(self, why: str, partitions: Iterable[int]) -> None:
+        super().__init__(why)
+        self.partitions = frozenset(partitions)
+
+
+class Unavailable(FleetcastError):
+    """Something we depend on does not answer now: tell the caller to try again."""

@@ -1,0 +1,206 @@
+"""A packet as a vehicle sends it: what it must look like, and how much of it we read.
+
+In: the stored bytes with their content type and encoding. Out: a `Packet` with its signals; the bulk samples stay
+undecoded until somebody calls `packet.samples()`. As `application/x-ndjson` the first line is the head and only the
+head is inflated and parsed, which is what makes a packet of 1 MB cost what one of 5 kB does. As `application/json` the
+whole is inflated, and the samples skipped.
+
+Bad bytes raise `Reject` with a reason for a person; every inflation is bounded, so no bomb passes.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable, Iterator
+from datetime import datetime
+from typing import Annotated, Any, TypeVar
+
+import msgspec
+from backports import zstd
+
+from fleetcast.clock import rfc3339
+from fleetcast.errors import Reject
+from fleetcast.subjects import is_vehicle
+
+JSON = "application/json"
+NDJSON = "application/x-ndjson"
+FORMS = (JSON, NDJSON)
+ENCODINGS = ("identity", "gzip", "zstd")
+
+Scalar = bool | int | float | str
+Value = Scalar | list[Scalar]
+"""A signal's value: never null (a merge patch could not tell it from removed), never an object (it would be merged)."""
+
+T = TypeVar("T")
+
+_STEP = 65536
+_LIMIT_OF_INT = 2**53 - 1  # what every JSON reader holds exactly, JavaScript's included
+
+
+class Signal(msgspec.Struct, frozen=True):
+    """A value and when it was observed (RFC 3339 UTC, ms). The same shape goes out to phones."""
+
+    value: Value
+    at: str
+
+
+class Packet(msgspec.Struct, frozen=True):
+    """One packet: (vehicle, boot, seq) identifies it; `boot` rises with each restart of the sender, `seq` within it."""
+
+    vehicle: str
+    boot: int
+    seq: int
+    sent_at: str
+    signals: dict[str, Signal]
+    samples: Callable[[], Any] = list
+    """Inflates and decodes the bulk, on demand: the list of sample lines, or the `samples` member. May raise Reject."""
+
+    @property
+    def id(self) -> str:
+        """`<vehicle>/<boot>/<seq>`: what the queue dedupes by, and what logs carry."""
+        return f"{self.vehicle}/{self.boot}/{self.seq}"
+
+
+class _Reading(msgspec.Struct):
+    value: Value
+    at: Annotated[datetime, msgspec.Meta(tz=True)] | None = None
+
+
+class _Head(msgspec.Struct):
+    vehicle: str
+    boot: Annotated[int, msgspec.Meta(ge=0, le=_LIMIT_OF_INT)]
+    seq: Annotated[int, msgspec.Meta(ge=1, le=_LIMIT_OF_INT)]
+    sent_at: Annotated[datetime, msgspec.Meta(tz=True)]
+    signals: dict[Annotated[str, msgspec.Meta(min_length=1, max_length=256)], _Reading]
+
+
+class _Bulk(msgspec.Struct):
+    samples: Any = None
+
+
+_HEAD = msgspec.json.Decoder(_Head)
+_BULK = msgspec.json.Decoder(_Bulk)
+_LINES = msgspec.json.Decoder()
+
+
+def decode(body: bytes, form: str, encoding: str, limit: int) -> Packet:
+    """The packet in these bytes. `limit` bounds the inflated size in bytes. Raises Reject."""
+    if form == NDJSON:
+        text = _first_line(body, encoding, limit)
+        return _packet(text, lambda: _sample_lines(body, encoding, limit))
+    if form == JSON:
+        text = inflate(body, encoding, limit)
+        return _packet(text, lambda: _decoded(_BULK.decode, text).samples)
+    raise Reject(f"content type {form!r} is not one of {', '.join(FORMS)}")
+
+
+def inflate(body: bytes, encoding: str, limit: int) -> bytes:
+    """The whole text. Raises Reject if it is truncated, damaged, or longer than `limit` bytes."""
+    parts: list[bytes] = []
+    size = 0
+    for part in _chunks(body, encoding):
+        size += len(part)
+        if size > limit:
+            raise Reject(f"more than {limit} bytes when inflated")
+        parts.append(part)
+    return b"".join(parts)
+
+
+def declared_size(body: bytes, encoding: str) -> int | None:
+    """What the first frame says it inflates to, or None: lets a too large packet be refused before it is read."""
+    if encoding != "zstd":
+        return len(body) if encoding == "identity" else None
+    try:
+        return zstd.get_frame_info(body).decompressed_size
+    except zstd.ZstdError:
+        return None
+
+
+def _first_line(body: bytes, encoding: str, limit: int) -> bytes:
+    head = b""
+    for part in _chunks(body, encoding):
+        end = part.find(b"\n")
+        head += part if end < 0 else part[:end]
+        if len(head) > limit:
+            raise Reject(f"more than {limit} bytes when inflated")
+        if end >= 0:
+            break
+    return head
+
+
+def _sample_lines(body: bytes, encoding: str, limit: int) -> list[Any]:
+    text = inflate(body, encoding, limit)
+    lines: list[Any] = _decoded(_LINES.decode_lines, text)
+    return lines[1:]
+
+
+def _packet(text: bytes, samples: Callable[[], Any]) -> Packet:
+    head = _decoded(_HEAD.decode, text)
+    if not is_vehicle(head.vehicle):
+        raise Reject("vehicle: not 1 to 64 of A-Z a-z 0-9 - _")
+    sent_at = rfc3339(head.sent_at)
+    signals = {
+        path: Signal(reading.value, sent_at if reading.at is None else rfc3339(reading.at))
+        for path, reading in head.signals.items()
+    }
+    return Packet(head.vehicle, head.boot, head.seq, sent_at, signals, samples)
+
+
+def _decoded(decoder: Callable[[bytes], T], text: bytes) -> T:
+    try:
+        return decoder(text)
+    except msgspec.MsgspecError as error:
+        raise Reject(f"not a packet: {error}") from None
+    except UnicodeDecodeError:
+        raise Reject("not a packet: not UTF-8") from None
+    except OverflowError:
+        raise Reject("not a packet: a time or number out of range") from None
+    except RecursionError:  # msgspec raises it, not its own error, for a deep nesting in a key that it skips
+        raise Reject("not a packet: nested too deeply") from None
+
+
+def _chunks(body: bytes, encoding: str) -> Iterator[bytes]:
+    """The inflated text piece by piece, so that a reader may stop early. Empty, truncated or damaged: Reject."""
+    if encoding == "identity":
+        yield body
+    elif encoding == "zstd":
+        yield from _zstd(body)
+    elif encoding == "gzip":
+        yield from _gzip(body)
+    else:
+        raise Reject(f"content encoding {encoding!r} is not one of {', '.join(ENCODINGS)}")
+
+
+def _zstd(body: bytes) -> Iterator[bytes]:
+    try:
+        while True:  # a body may be several frames one after another
+            inflater = zstd.ZstdDecompressor()
+            part = inflater.decompress(body, _STEP)
+            yield part
+            while not inflater.eof:
+                if inflater.needs_input:
+                    raise Reject("truncated zstd")
+                yield inflater.decompress(b"", _STEP)
+            body = inflater.unused_data
+            if not body:
+                return
+    except zstd.ZstdError as error:
+        raise Reject(f"damaged zstd: {error}") from None
+
+
+def _gzip(body: bytes) -> Iterator[bytes]:
+    try:
+        while True:  # a body may be several members one after another
+            inflater = zlib.decompressobj(wbits=31)
+            rest = body
+            while not inflater.eof:
+                part = inflater.decompress(rest, _STEP)
+                if not part and not inflater.eof:
+                    raise Reject("truncated gzip")
+                rest = inflater.unconsumed_tail
+                yield part
+            body = inflater.unused_data
+            if not body:
+                return
+    except zlib.error as error:
+        raise Reject(f"damaged gzip: {error}") from None

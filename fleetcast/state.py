@@ -1,0 +1,162 @@
+"""The live state of a vehicle: what it is, and how a packet changes it. Pure.
+
+`apply(state, packet, …)` is the whole of it: a packet that the state already includes changes nothing; any other raises
+the version by one. The state records the last packet it includes twice over: by its place in the queue (for redelivery)
+and by the sender's own (boot, seq) (for a packet that was sent again), so a packet is applied once in effect.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import msgspec
+
+from fleetcast.errors import Reject
+from fleetcast.packet import Packet, Signal, Value
+
+_REMEMBERED = 63  # bits of `seen`: fits the 64-bit integers of every JSON reader we use
+
+
+class State(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One vehicle's state. Enrichers use `value`, `number`, `with_signals`, `recall` and `remember`."""
+
+    vehicle: str
+    version: int = 0
+    """Counts the applied packets: 1, 2, 3, …; 0 is a vehicle that never sent."""
+    updated_at: str = ""
+    """When the last applied packet was stored, by the platform's clock."""
+    signals: dict[str, Signal] = {}
+    boot: int = 0
+    seq: int = 0
+    """The newest packet included, by the sender's count."""
+    seen: int = 0
+    """Bit n: (boot, seq - 1 - n) is included too; a sliding window as in RFC 6479, so a late packet is told from a repeat."""
+    incarnation: str = ""
+    position: int = 0
+    """The newest packet included, by its place in the queue; positions of another incarnation say nothing."""
+    memory: dict[str, dict[str, Any]] = {}
+    """What enrichers keep for themselves, by their names; never sent to phones."""
+
+    def value(self, path: str) -> Value | None:
+        """The signal's value, or None if it was never seen."""
+        signal = self.signals.get(path)
+        return None if signal is None else signal.value
+
+    def number(self, path: str) -> float | None:
+        """The signal's value if it is a number, else None."""
+        value = self.value(path)
+        return None if isinstance(value, bool) or not isinstance(value, int | float) else value
+
+    def with_signals(self, values: Mapping[str, Value], at: str) -> State:
+        """A copy with these derived signals; `at` is when what they derive from was observed.
+
+        A value that stays the same keeps its time: a derived signal is as old as its last change. Raises ValueError for
+        a number that is not finite, which JSON cannot carry.
+        """
+        changed = {
+            p: Signal(v, at)
+            for p, v in values.items()
+            if self.value(p) != v or type(self.value(p)) is not type(v)
+        }
+        for path, signal in changed.items():
+            if isinstance(signal.value, float) and not math.isfinite(signal.value):
+                raise ValueError(f"{path} is {signal.value}")
+        return msgspec.structs.replace(self, signals={**self.signals, **changed}) if changed else self
+
+    def recall(self, name: str) -> Mapping[str, Any]:
+        """What the enricher of this name remembered; empty at first. Older versions' keys may be there: tolerate them."""
+        return self.memory.get(name, {})
+
+    def remember(self, name: str, memory: Mapping[str, Any]) -> State:
+        """A copy in which the enricher of this name remembers this (JSON values)."""
+        if self.memory.get(name) == memory:
+            return self
+        return msgspec.structs.replace(self, memory={**self.memory, name: dict(memory)})
+
+    def includes(self, packet: Packet) -> bool:
+        """Whether the packet was applied already, as far as the window of remembered packets tells."""
+        if packet.boot != self.boot:
+            return False
+        behind = self.seq - packet.seq
+        return behind == 0 or (0 < behind <= _REMEMBERED and bool(self.seen >> (behind - 1) & 1))
+
+
+Enricher = Callable[[State, Packet], State]
+"""Business logic: the state with this packet's signals already in it, and the packet -> the state. Pure."""
+
+
+class Named(msgspec.Struct, frozen=True):
+    """An enricher and the name it is called by in settings and in reasons."""
+
+    name: str
+    enrich: Enricher
+
+
+def stored_already(state: State, incarnation: str, position: int) -> bool:
+    """Whether the packet at this place in the queue is in the state: a redelivery."""
+    return state.incarnation == incarnation and position <= state.position
+
+
+def apply(
+    state: State, packet: Packet, incarnation: str, position: int, stored_at: str, enrichers: Iterable[Named]
+) -> State:
+    """The state after this packet; the same object if it is a repeat. Raises Reject if an enricher raises.
+
+    A packet newer than the state, by (boot, seq), sets what it carries and runs the enrichers. A late one only fills in
+    what was observed later than the state knows, so it never turns the live state back.
+    """
+    if state.includes(packet):
+        return state
+    newer = (packet.boot, packet.seq) > (state.boot, state.seq)
+    if newer:
+        signals = {**state.signals, **packet.signals}
+    else:
+        fresher = {
+            p: s for p, s in packet.signals.items() if p not in state.signals or s.at > state.signals[p].at
+        }
+        signals = {**state.signals, **fresher}
+    boot, seq, seen = _after(state, packet)
+    after = msgspec.structs.replace(
+        state,
+        version=state.version + 1,
+        updated_at=stored_at,
+        signals=signals,
+        boot=boot,
+        seq=seq,
+        seen=seen,
+        incarnation=incarnation,
+        position=position,
+    )
+    if newer:
+        for named in enrichers:
+            after = _enriched(named, after, packet)
+    return after
+
+
+def _enriched(named: Named, state: State, packet: Packet) -> State:
+    try:
+        after = named.enrich(state, packet)
+    except Reject:
+        raise
+    except Exception as error:
+        raise Reject(f"enricher {named.name} raised {type(error).__name__}: {error}") from error
+    if not isinstance(after, State):
+        raise Reject(f"enricher {named.name} returned {type(after).__name__}, not a State")
+    # What counts and orders is ours: an enricher that touched it would break the chain for every phone.
+    return msgspec.structs.replace(state, signals=after.signals, memory=after.memory)
+
+
+def _after(state: State, packet: Packet) -> tuple[int, int, int]:
+    """(boot, seq, seen) once this packet is included."""
+    if packet.boot > state.boot or (packet.boot == state.boot and packet.seq > state.seq):
+        if packet.boot != state.boot:
+            return packet.boot, packet.seq, 0
+        ahead = packet.seq - state.seq
+        seen = ((state.seen << 1 | 1) << (ahead - 1)) if ahead <= _REMEMBERED else 0
+        return packet.boot, packet.seq, seen & ((1 << _REMEMBERED) - 1)
+    behind = state.seq - packet.seq
+    if packet.boot == state.boot and behind <= _REMEMBERED:
+        return state.boot, state.seq, state.seen | 1 << (behind - 1)
+    return state.boot, state.seq, state.seen

@@ -1,0 +1,107 @@
+"""Every name of a stream, subject, consumer and channel, in one place.
+
+vehicle id     1 to 64 of A-Z a-z 0-9 - _ (so an id can stand in a subject, a URL, a channel and a log as it is)
+packets        $MQTT.msgs.vehicles.<vehicle>.packets -> ingest.<partition>.<vehicle>   in stream $MQTT_msgs
+live state     state.<vehicle>, update.<vehicle>.<version>                             in stream LIVE
+rejected       rejected.<partition>.<vehicle>                                          in stream REJECTED
+channel        v/<vehicle>/<view>/   ends in a slash because ZeroMQ matches by prefix (v/1 would also pull v/10)
+control        ctl/<NN>/             every stream's second channel, without a chain, so that it can be closed
+"""
+
+from __future__ import annotations
+
+import re
+import zlib
+
+PACKETS = "$MQTT_msgs"
+LIVE = "LIVE"
+REJECTED = "REJECTED"
+PRIORITY_GROUP = "owner"
+MEMBERS = "fleetcast.members"
+
+ALL = "all"
+"""The view of all signals; the only one yet."""
+
+CONTROL_CHANNELS = 64
+NEXT_LINKS = 16
+
+_VEHICLE = re.compile(r"[A-Za-z0-9_-]{1,64}\Z")
+_CHANNEL = re.compile(r"v/([A-Za-z0-9_-]{1,64})/([a-z]+)/\Z")
+
+
+def is_vehicle(text: str) -> bool:
+    """Whether this is a vehicle id."""
+    return _VEHICLE.match(text) is not None
+
+
+def put_subject(vehicle: str) -> str:
+    """Where a packet is published, by ingest as by MQTT (NATS turns the topic's slashes into dots)."""
+    return f"$MQTT.msgs.vehicles.{vehicle}.packets"
+
+
+def partition(vehicle: str, partitions: int) -> int:
+    """The partition NATS's own `partition()` gives this vehicle: FNV-1a (32 bits) of the id, modulo.
+
+    Source: nats-server, server/subject_transform.go. The queue's contract suite holds it against the server.
+    """
+    digest = 0x811C9DC5
+    for byte in vehicle.encode():
+        digest = ((digest ^ byte) * 0x01000193) & 0xFFFFFFFF
+    return digest % partitions
+
+
+def partition_filter(number: int) -> str:
+    """The subjects of one partition."""
+    return f"ingest.{number}.>"
+
+
+def partition_consumer(number: int) -> str:
+    """The durable consumer of one partition."""
+    return f"consume-{number}"
+
+
+def split_ingest(subject: str) -> tuple[int, str]:
+    """`ingest.<partition>.<vehicle>` -> (partition, vehicle)."""
+    _, number, vehicle = subject.split(".")
+    return int(number), vehicle
+
+
+def state_subject(vehicle: str) -> str:
+    """Where the vehicle's latest state is."""
+    return f"state.{vehicle}"
+
+
+def update_subject(vehicle: str, version: int) -> str:
+    """Where one update of the window is."""
+    return f"update.{vehicle}.{version}"
+
+
+def updates_filter(vehicle: str) -> str:
+    """The vehicle's whole window."""
+    return f"update.{vehicle}.*"
+
+
+def rejected_subject(number: int, vehicle: str) -> str:
+    """Where a packet that can never be applied goes."""
+    return f"rejected.{number}.{vehicle}"
+
+
+def channel(vehicle: str, view: str = ALL) -> str:
+    """The channel that carries the view of a vehicle."""
+    return f"v/{vehicle}/{view}/"
+
+
+def split_channel(name: str) -> tuple[str, str] | None:
+    """(vehicle, view) of a channel, or None if it is not a vehicle's."""
+    match = _CHANNEL.match(name)
+    return (match[1], match[2]) if match else None
+
+
+def control_channel(number: int) -> str:
+    """One of the channels by which streams can be closed."""
+    return f"ctl/{number % CONTROL_CHANNELS:02d}/"
+
+
+def control_number(text: str) -> int:
+    """A steady number of a control channel for this text."""
+    return zlib.crc32(text.encode()) % CONTROL_CHANNELS

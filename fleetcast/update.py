@@ -1,0 +1,54 @@
+"""What phones get: the whole view (`Snapshot`), or what one packet changed (`Update`). Pure.
+
+An update's `signals` are a JSON Merge Patch (RFC 7396) on the snapshot's: a changed signal stands there whole, a removed
+one as null. `prev` is the version before it on the channel: a phone at that version applies it, any other missed some.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from fleetcast.packet import Signal
+from fleetcast.state import State
+
+
+class Snapshot(msgspec.Struct, frozen=True):
+    """The whole view of a vehicle at a version; the empty one, of a vehicle that never sent, is version 0."""
+
+    vehicle: str
+    version: int
+    updated_at: str
+    signals: dict[str, Signal]
+
+
+class Update(msgspec.Struct, frozen=True):
+    """What changed between version `prev` and `version` of a view."""
+
+    vehicle: str
+    version: int
+    prev: int
+    updated_at: str
+    signals: dict[str, Signal | None]
+
+
+def snapshot(state: State) -> Snapshot:
+    """The view of this state."""
+    return Snapshot(state.vehicle, state.version, state.updated_at, state.signals)
+
+
+def diff(before: State, after: State) -> Update:
+    """What leads from one state's view to the next one's."""
+    signals: dict[str, Signal | None] = {
+        path: signal for path, signal in after.signals.items() if before.signals.get(path) != signal
+    }
+    signals |= {path: None for path in before.signals if path not in after.signals}
+    return Update(after.vehicle, after.version, before.version, after.updated_at, signals)
+
+
+def patched(view: Snapshot, update: Update) -> Snapshot:
+    """The view after this update. Raises ValueError if the update does not follow it."""
+    if update.vehicle != view.vehicle or update.prev != view.version:
+        raise ValueError(f"update {update.prev}->{update.version} does not follow version {view.version}")
+    signals = {path: signal for path, signal in view.signals.items() if path not in update.signals}
+    signals |= {path: signal for path, signal in update.signals.items() if signal is not None}
+    return Snapshot(view.vehicle, update.version, update.updated_at, signals)
