@@ -1,0 +1,194 @@
+"""Every setting, in one frozen struct: defaults, then a TOML file, then the environment, then the command line.
+
+The environment's names are `FLEETCAST_` and the setting's name in capitals; lists are separated by commas. An unknown
+key or a bad value raises `Unusable` with one line that names it.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import socket
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import msgspec
+
+from fleetcast.errors import Unusable
+
+Port = Annotated[int, msgspec.Meta(ge=1, le=65535)]
+Count = Annotated[int, msgspec.Meta(ge=1)]
+Seconds = Annotated[float, msgspec.Meta(gt=0)]
+
+PREFIX = "FLEETCAST_"
+
+
+class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """See each field's text; sizes are bytes, times seconds."""
+
+    # Where things are
+    data: str = ".fleetcast"
+    """The folder of everything that is kept: the queue and the live state, configurations, logs."""
+    host: str = "127.0.0.1"
+    """What the front door and ingest listen on. Anything but loopback needs credentials."""
+    front_port: Port = 8080
+    """The front door: all that apps use."""
+    ingest_port: Port = 8081
+    """Where vehicles send packets by HTTP."""
+    nats: str = "nats://127.0.0.1:4222"
+    """The message queue."""
+    edge_sub: tuple[str, ...] = ("127.0.0.1:5562", "127.0.0.1:5572")
+    """host:port of each edge replica's ZeroMQ input. A name that resolves to several addresses is as many replicas."""
+    edge_http: tuple[str, ...] = ("127.0.0.1:5561", "127.0.0.1:5571")
+    """host:port of each edge replica's HTTP input, used when `publish` is "http"."""
+    origin_port: Port = 8090
+    """Where an origin listens; only the edge talks to it."""
+    admin_port: Port = 8070
+    """Where a role answers /live, /ready and /metrics, on loopback."""
+
+    # `up` and `demo` only: how many of each, and the ports between them
+    edges: Annotated[int, msgspec.Meta(ge=1, le=16)] = 2
+    consumers: Annotated[int, msgspec.Meta(ge=1, le=64)] = 2
+    origins: Annotated[int, msgspec.Meta(ge=1, le=64)] = 2
+    inner_port: Port = 8085
+    """HAProxy's inner side: where the edge replicas find the origins."""
+    edge_port: Port = 8100
+    """The first edge replica listens here, the next one 10 higher; each uses the four ports after it too."""
+    haproxy_port: Port = 8086
+    """HAProxy's own health and metrics, on loopback."""
+
+    # The queue
+    partitions: Annotated[int, msgspec.Meta(ge=1, le=1024)] = 64
+    """Units of ownership. Fixed once the packet stream exists."""
+    queue_bytes: Count = 10_000_000_000
+    """What the packet stream may hold before it refuses: size it for the longest outage of the consumers."""
+    live_bytes: Count = 10_000_000_000
+    rejected_bytes: Count = 1_000_000_000
+    duplicate_window: Seconds = 120.0
+    """How long the queue itself recognises a repeated packet; the states recognise it for ever after."""
+    replicas: Literal[1, 3, 5] = 1
+    """Copies of each stream, on as many nats-servers."""
+    member: str = ""
+    """This consume process's steady name; empty: host name and process id."""
+    member_timeout: Seconds = 3.0
+    """How long a consume process may be silent before the others take over its partitions."""
+    batch_packets: Annotated[int, msgspec.Meta(ge=1, le=400)] = 64
+    """Packets a commit covers at most."""
+    state_cache: Count = 50_000
+    """States a consume process keeps decoded."""
+    enrichers: tuple[str, ...] = (
+        "fleetcast.enrich.motion",
+        "fleetcast.enrich.tyres",
+        "fleetcast.enrich.belts",
+    )
+    """Business logic, in order: `module` (its `enrich`) or `module:function`."""
+
+    # Limits
+    max_packet: Annotated[int, msgspec.Meta(ge=1024, le=8_000_000)] = 1_048_576
+    """A packet's size, as sent and when inflated."""
+    max_state: Annotated[int, msgspec.Meta(ge=1024, le=8_000_000)] = 4_000_000
+    """A state's and an update's size as JSON; a packet that would exceed it goes to REJECTED."""
+
+    # The edge
+    window: Seconds = 600.0
+    """How long an update can be replayed to a phone that comes back."""
+    publish: Literal["zmq", "http"] = "zmq"
+    """By ZeroMQ to the replicas that listen, or by HTTP POST to all of them."""
+    sig_key: str = ""
+    """The key by which the edge signs its requests to origin. Empty: `up` makes one and keeps it in `data`."""
+    next_poll: Annotated[int, msgspec.Meta(ge=5, le=600)] = 25
+    """A lost last update is healed after at most this many seconds, plus 15 (the links differ a little)."""
+    keep_alive: Annotated[int, msgspec.Meta(ge=1, le=60)] = 25
+    """A comment is sent on an idle stream this often. HAProxy's timeouts are three times as long."""
+    new_streams: Count = 300
+    """New streams a second that the front lets through; Pushpin fails beyond about 600."""
+    edge_connections: Annotated[int, msgspec.Meta(ge=20, le=500_000)] = 4_000
+    """Phones a replica takes. Pushpin itself is given more, since it stops altogether at its own limit."""
+
+    log: Literal["auto", "text", "json"] = "auto"
+    """Logs for people or for machines; auto: text on a terminal."""
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+
+    def checked(self) -> Settings:
+        """Itself, if what goes together goes together. Raises Unusable."""
+        if not is_loopback(self.host):
+            raise Unusable(
+                f"host: {self.host} is not loopback, and no credentials are configured: open for development means"
+                " this machine only. Put an authenticating proxy in front, or keep 127.0.0.1"
+            )
+        if self.max_state < self.max_packet:
+            raise Unusable(f"max_state: {self.max_state} is less than max_packet ({self.max_packet})")
+        return self
+
+
+def is_loopback(host: str) -> bool:
+    """Whether every address of this host is this machine's own."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        pass
+    try:
+        return all(ipaddress.ip_address(info[4][0]).is_loopback for info in socket.getaddrinfo(host, None))
+    except OSError:
+        return False
+
+
+def load(
+    path: Path | None, environment: Mapping[str, str], given: Mapping[str, Any] | None = None
+) -> Settings:
+    """The effective settings. `given` comes from the command line. Raises Unusable."""
+    values: dict[str, Any] = {}
+    if path is not None:
+        try:
+            values |= _known(tomllib.loads(path.read_text()), str(path))
+        except FileNotFoundError:
+            raise Unusable(f"{path}: no such settings file") from None
+        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+            raise Unusable(f"{path}: {error}") from None
+        _converted(values, f"{path}: ", strict=True)
+    named = {
+        name[len(PREFIX) :].lower(): text for name, text in environment.items() if name.startswith(PREFIX)
+    }
+    named.pop("config", None)
+    texts = _known(named, "environment")
+    texts = {key: _split(key, text) for key, text in texts.items()}
+    _converted(texts, "environment: ", strict=False)
+    values |= texts
+    values |= {key: value for key, value in (given or {}).items() if value is not None}
+    return _converted(values, "", strict=False).checked()
+
+
+def dump(settings: Settings) -> str:
+    """As TOML, each setting on a line."""
+    lines = []
+    for key in Settings.__struct_fields__:
+        value = getattr(settings, key)
+        lines.append(f"{key} = {msgspec.json.encode(value).decode()}")
+    return "\n".join(lines) + "\n"
+
+
+def _known(values: Mapping[str, Any], source: str) -> dict[str, Any]:
+    for key in values:
+        if key not in Settings.__struct_fields__:
+            raise Unusable(f"{source}: {key} is not a setting; `fleetcast settings` prints them all")
+    return dict(values)
+
+
+def _split(key: str, text: str) -> Any:
+    many = isinstance(_DEFAULTS[key], tuple)
+    return [part.strip() for part in text.split(",") if part.strip()] if many else text
+
+
+def _converted(values: Mapping[str, Any], source: str, *, strict: bool) -> Settings:
+    try:
+        return msgspec.convert(values, Settings, strict=strict)
+    except msgspec.ValidationError as error:
+        what, _, where = str(error).partition(" - at `$.")
+        raise Unusable(f"{source}{where.rstrip('`')}: {what}") from None
+
+
+_DEFAULTS = {
+    name: default
+    for name, default in zip(Settings.__struct_fields__, Settings.__struct_defaults__, strict=True)
+}
