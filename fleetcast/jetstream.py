@@ -1,0 +1,251 @@
+"""What the two NATS adapters share: the connection, the JSON API, and the streams as they must be.
+
+The packet stream is NATS's own `$MQTT_msgs`, made by us before any MQTT client can connect, so that an MQTT PUBACK and an
+HTTP 202 mean the same durable store. Only this file knows. `provision` is idempotent and raises `Unusable` for a stream
+that exists with another configuration where that would lose data.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from typing import Any
+
+import msgspec
+import nats
+import nats.errors
+import structlog
+from nats.aio.client import Client
+
+from fleetcast.errors import FleetcastError, Unavailable, Unusable
+from fleetcast.settings import Settings
+from fleetcast.subjects import LIVE, PACKETS, PRIORITY_GROUP, REJECTED, partition_consumer, partition_filter
+
+log = structlog.get_logger()
+
+PIN_TIMEOUT = 10.0
+"""Seconds without a pull after which the server gives a partition away by itself; a pull lasts less than half of it."""
+ACK_WAIT = 60.0
+PENDING = 64 * 1024 * 1024
+EPOCH = "fleetcast.epoch"
+
+NOT_FOUND = 10059
+NAME_IN_USE = 10058
+
+
+class ApiError(FleetcastError):
+    """JetStream's own refusal: `code` is like an HTTP status, `err_code` the precise reason."""
+
+    def __init__(self, code: int, err_code: int, description: str) -> None:
+        super().__init__(f"{description} ({code}, {err_code})")
+        self.code, self.err_code = code, err_code
+
+
+class Connection:
+    """A connection to nats-server that stays for ever: it reconnects by itself, and tells `on_reconnect` listeners."""
+
+    def __init__(self, client: Client) -> None:
+        self.client = client
+        self.on_reconnect: list[Any] = []
+        self.closing = False
+
+    async def close(self) -> None:
+        """Sends what is buffered, then closes."""
+        self.closing = True
+        try:
+            await asyncio.wait_for(self.client.flush(), 2)
+        except (TimeoutError, nats.errors.Error, OSError):
+            pass
+        await self.client.close()
+
+    async def api(self, subject: str, body: object = None, timeout: float = 5.0) -> dict[str, Any]:  # noqa: ASYNC109
+        """A request to `$JS.API.<subject>`. Raises ApiError, or Unavailable if there is no answer."""
+        payload = b"" if body is None else msgspec.json.encode(body)
+        answer = msgspec.json.decode(await self.request(f"$JS.API.{subject}", payload, timeout=timeout))
+        if (error := answer.get("error")) is not None:
+            raise ApiError(
+                error.get("code", 500), error.get("err_code", 0), error.get("description", "refused")
+            )
+        return dict(answer)
+
+    async def request(
+        self,
+        subject: str,
+        payload: bytes,
+        headers: dict[str, str] | None = None,
+        timeout: float = 5.0,  # noqa: ASYNC109
+    ) -> bytes:
+        """A request whose answer is bytes. Raises Unavailable."""
+        try:
+            answer = await self.client.request(subject, payload, timeout=timeout, headers=headers)
+        except (nats.errors.Error, OSError, TimeoutError) as error:
+            raise Unavailable(f"nats-server: {type(error).__name__} on {subject}") from error
+        return answer.data
+
+
+async def connect(settings: Settings, name: str) -> Connection:
+    """Connects, waiting for nats-server as long as it takes; says so every few seconds."""
+    connection: Connection | None = None
+
+    async def reconnected() -> None:
+        log.info("reconnected to nats-server")
+        for listener in connection.on_reconnect if connection else ():
+            listener()
+
+    async def disconnected() -> None:
+        if connection is None or not connection.closing:
+            log.warning("lost nats-server; trying again", url=settings.nats)
+
+    async def failed(error: Exception) -> None:
+        log.debug("nats", error=repr(error))
+
+    client = Client()
+    while True:
+        try:
+            await client.connect(
+                settings.nats,
+                name=name,
+                reconnect_time_wait=0.25,  # type: ignore[arg-type]  # it is only slept
+                max_reconnect_attempts=-1,
+                ping_interval=5,
+                max_outstanding_pings=2,
+                pending_size=PENDING,
+                reconnected_cb=reconnected,
+                disconnected_cb=disconnected,
+                error_cb=failed,
+                allow_reconnect=True,
+                connect_timeout=2,
+            )
+        except (OSError, nats.errors.Error) as error:
+            log.warning("nats-server does not answer; is it running?", url=settings.nats, error=str(error))
+            await asyncio.sleep(1)
+            client = Client()
+        else:
+            connection = Connection(client)
+            return connection
+
+
+def packets_config(settings: Settings) -> dict[str, Any]:
+    """The packet stream: a work queue that refuses when full, partitioned by vehicle."""
+    return {
+        "name": PACKETS,
+        "subjects": ["$MQTT.msgs.>"],
+        "subject_transform": {
+            "src": "$MQTT.msgs.vehicles.*.packets",
+            "dest": f"ingest.{{{{partition({settings.partitions},1)}}}}.{{{{wildcard(1)}}}}",
+        },
+        "retention": "workqueue",
+        "discard": "new",
+        "storage": "file",
+        "max_bytes": settings.queue_bytes,
+        "num_replicas": settings.replicas,
+        "duplicate_window": int(settings.duplicate_window * 1e9),
+    }
+
+
+def live_config(settings: Settings) -> dict[str, Any]:
+    """State and window in one stream, so that one atomic batch covers both."""
+    return {
+        "name": LIVE,
+        "subjects": ["state.*", "update.*.*"],
+        "max_msgs_per_subject": 1,
+        "allow_atomic": True,
+        "allow_msg_ttl": True,
+        "allow_direct": True,
+        "discard": "new",
+        "storage": "file",
+        "max_bytes": settings.live_bytes,
+        "num_replicas": settings.replicas,
+    }
+
+
+def rejected_config(settings: Settings) -> dict[str, Any]:
+    """What could not be applied, until somebody looks at it."""
+    return {
+        "name": REJECTED,
+        "subjects": ["rejected.*.*"],
+        "discard": "new",
+        "storage": "file",
+        "max_bytes": settings.rejected_bytes,
+        "num_replicas": settings.replicas,
+    }
+
+
+def consumer_config(number: int) -> dict[str, Any]:
+    """One partition's consumer: the server pins it to one client at a time."""
+    return {
+        "durable_name": partition_consumer(number),
+        "filter_subject": partition_filter(number),
+        "ack_policy": "explicit",
+        "ack_wait": int(ACK_WAIT * 1e9),
+        "max_deliver": -1,
+        "max_ack_pending": 10_000,
+        "priority_groups": [PRIORITY_GROUP],
+        "priority_policy": "pinned_client",
+        "priority_timeout": int(PIN_TIMEOUT * 1e9),
+    }
+
+
+async def provision(connection: Connection, settings: Settings) -> None:
+    """Makes the streams and consumers that are missing. Raises Unusable, or Unavailable."""
+    packets = await _stream(connection, packets_config(settings))
+    wanted = packets_config(settings)
+    for key in ("retention", "discard", "subject_transform"):
+        if packets["config"].get(key) != wanted[key]:
+            raise Unusable(
+                f"stream {PACKETS}: {key} is {packets['config'].get(key)}, not {wanted[key]}; was it made by an MQTT"
+                " client before Fleetcast, or with another number of partitions? See docs/architecture.md"
+            )
+    await _stream(connection, rejected_config(settings))
+    live = live_config(settings) | {"metadata": {EPOCH: secrets.token_hex(4)}}
+    await _stream(connection, live)
+    known = {name async for name in _consumers(connection)}
+    await asyncio.gather(
+        *(
+            connection.api(
+                f"CONSUMER.CREATE.{PACKETS}.{partition_consumer(number)}",
+                {"stream_name": PACKETS, "config": consumer_config(number), "action": ""},
+            )
+            for number in range(settings.partitions)
+            if partition_consumer(number) not in known
+        )
+    )
+
+
+async def provisioned(connection: Connection, settings: Settings) -> None:
+    """`provision`, for as long as nats-server is not ready to."""
+    while True:
+        try:
+            await provision(connection, settings)
+        except (Unavailable, ApiError) as error:
+            log.warning("streams are not ready yet", error=str(error))
+            await asyncio.sleep(0.5)
+        else:
+            return
+
+
+async def _stream(connection: Connection, config: dict[str, Any]) -> dict[str, Any]:
+    name = config["name"]
+    try:
+        return await connection.api(f"STREAM.INFO.{name}")
+    except ApiError as error:
+        if error.err_code != NOT_FOUND:
+            raise
+    try:
+        return await connection.api(f"STREAM.CREATE.{name}", config)
+    except ApiError as error:
+        if error.err_code != NAME_IN_USE:  # another role made it in this moment
+            raise
+        return await connection.api(f"STREAM.INFO.{name}")
+
+
+async def _consumers(connection: Connection) -> Any:
+    offset = 0
+    while True:
+        page = await connection.api(f"CONSUMER.NAMES.{PACKETS}", {"offset": offset})
+        names = page.get("consumers") or []
+        for name in names:
+            yield name
+        offset += len(names)
+        if not names or offset >= page.get("total", 0):
+            return

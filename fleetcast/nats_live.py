@@ -1,0 +1,227 @@
+"""The live state on JetStream: stream LIVE, `state.<vehicle>` for ever and `update.<vehicle>.<version>` by TTL.
+
+A commit is one atomic batch. Each vehicle's `state` message carries `Nats-Expected-Last-Subject-Sequence`: the fence. Values are
+JSON in zstd. A commit whose answer is lost may have happened: it raises Fenced, and the caller reloads from the leader.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import uuid
+from collections.abc import Sequence
+from typing import Any, TypeVar
+
+import msgspec
+import nats.errors
+from backports import zstd
+from nats.aio.msg import Msg
+
+from fleetcast.errors import Unavailable
+from fleetcast.jetstream import EPOCH, ApiError, Connection
+from fleetcast.live import Change, Fenced, Held, Refused
+from fleetcast.settings import Settings
+from fleetcast.state import State
+from fleetcast.subjects import LIVE, state_subject, update_subject, updates_filter
+from fleetcast.update import Update
+
+T = TypeVar("T")
+
+_STATE = msgspec.json.Decoder(State)
+_UPDATE = msgspec.json.Decoder(Update)
+_NO_MESSAGE = 10037
+_WRONG_LAST = 10071
+_TOO_MUCH = (
+    10047,
+    10077,
+    10122,
+    10123,
+)  # no storage or memory left, the stream is full: wait, reject nothing
+_BUSY = (10176, 10174, 10175, 10207)  # too many open batches, or one that was given up: wait, come again
+_FRAME = 1024  # room for a message's headers below the server's max_payload
+_BATCH_MESSAGES = 1000
+_BATCH_BYTES = 64_000_000
+
+
+class NatsLive:
+    """`live.Live` on stream LIVE."""
+
+    def __init__(self, connection: Connection, settings: Settings) -> None:
+        self._connection = connection
+        self._settings = settings
+        self._ttl = f"{max(1, round(settings.window))}s"
+        self._epoch = ""
+
+    async def epoch(self) -> str:
+        """Asked of the stream each time: a restore renews it under a running process."""
+        try:
+            info = await self._connection.api(f"STREAM.INFO.{LIVE}")
+        except ApiError as error:
+            raise Unavailable(f"stream {LIVE}: {error}") from error
+        return str(info["config"]["metadata"][EPOCH])
+
+    async def latest(self, vehicle: str, *, leader: bool = False) -> Held:
+        """One get by subject."""
+        found = await (self._from_leader if leader else self._direct)(state_subject(vehicle))
+        if found is None:
+            return Held(State(vehicle), 0)
+        revision, data = found
+        return Held(_decode(_STATE, data), revision)
+
+    async def since(
+        self, vehicle: str, version: int, *, leader: bool = False
+    ) -> tuple[State, Sequence[Update]]:
+        """One `multi_last` request; a window of more subjects than that may return is read in pieces."""
+        if not leader:
+            read = await self._multi([state_subject(vehicle), updates_filter(vehicle)])
+            if read is not None:
+                state = read.pop(state_subject(vehicle), None)
+                updates = [_decode(_UPDATE, data) for data in read.values()]
+                updates.sort(key=lambda update: update.version)
+                newer = [update for update in updates if update.version > version]
+                return (State(vehicle) if state is None else _decode(_STATE, state)), newer
+        held = await self.latest(vehicle, leader=leader)
+        return held.state, await self._pieces(vehicle, version, held.state.version, leader=leader)
+
+    async def commit(self, changes: Sequence[Change]) -> Sequence[int]:
+        """Splits what a batch cannot hold between vehicles, never within one."""
+        revisions: list[int] = []
+        part: list[list[tuple[str, bytes, dict[str, str]]]] = []
+        messages = size = 0
+        for encoded in [
+            self._encode(change) for change in changes
+        ]:  # all sizes are checked before anything is sent
+            weight = sum(len(data) + _FRAME for _, data, _ in encoded)
+            if part and (messages + len(encoded) > _BATCH_MESSAGES or size + weight > _BATCH_BYTES):
+                revisions += await self._batch(part)
+                part, messages, size = [], 0, 0
+            part.append(encoded)
+            messages += len(encoded)
+            size += weight
+        return revisions + (await self._batch(part) if part else [])
+
+    def _encode(self, change: Change) -> list[tuple[str, bytes, dict[str, str]]]:
+        vehicle = change.state.vehicle
+        encoded = [
+            (update_subject(vehicle, update.version), self._value(update), {"Nats-TTL": self._ttl})
+            for update in change.updates
+        ]
+        fence = {"Nats-Expected-Last-Subject-Sequence": str(change.revision)}
+        return [*encoded, (state_subject(vehicle), self._value(change.state), fence)]
+
+    def _value(self, value: State | Update) -> bytes:
+        text = msgspec.json.encode(value)
+        if len(text) > self._settings.max_state:
+            raise Refused(
+                f"{type(value).__name__.lower()} of {len(text)} bytes, more than {self._settings.max_state}"
+            )
+        data = zstd.compress(text, 1)
+        most = self._connection.client.max_payload - _FRAME
+        if len(data) > most:
+            raise Refused(f"{type(value).__name__.lower()} of {len(data)} bytes compressed, more than {most}")
+        return data
+
+    async def _batch(self, vehicles: Sequence[Sequence[tuple[str, bytes, dict[str, str]]]]) -> list[int]:
+        client = self._connection.client
+        messages = [message for vehicle in vehicles for message in vehicle]
+        batch = {"Nats-Batch-Id": uuid.uuid4().hex}
+        try:
+            for number, (subject, data, headers) in enumerate(messages[:-1], 1):
+                await client.publish(
+                    subject, data, headers={**headers, **batch, "Nats-Batch-Sequence": str(number)}
+                )
+            subject, data, headers = messages[-1]
+            end = {"Nats-Batch-Sequence": str(len(messages)), "Nats-Batch-Commit": "1"}
+            reply = await client.request(subject, data, headers={**headers, **batch, **end}, timeout=5)
+        except (nats.errors.Error, OSError, TimeoutError) as error:
+            raise Fenced(f"no answer to a commit: {type(error).__name__}") from error
+        answer = msgspec.json.decode(reply.data)
+        if (refused := answer.get("error")) is not None:
+            raise _decision(refused)
+        last, revisions = int(answer["seq"]), []
+        for vehicle in reversed(
+            vehicles
+        ):  # a vehicle's state is its last message, and sequences are without gaps
+            revisions.append(last)
+            last -= len(vehicle)
+        return revisions[::-1]
+
+    async def _direct(self, subject: str) -> tuple[int, bytes] | None:
+        try:
+            message = await self._connection.client.request(
+                f"$JS.API.DIRECT.GET.{LIVE}.{subject}", b"", timeout=5
+            )
+        except (nats.errors.Error, OSError, TimeoutError) as error:
+            raise Unavailable(f"{subject}: {type(error).__name__}") from error
+        headers: dict[str, str] = message.headers or {}
+        if (status := headers.get("Status")) is not None:
+            if status == "404":
+                return None
+            raise Unavailable(f"{subject}: status {status}")
+        return int(headers["Nats-Sequence"]), message.data
+
+    async def _from_leader(self, subject: str) -> tuple[int, bytes] | None:
+        try:
+            answer = await self._connection.api(f"STREAM.MSG.GET.{LIVE}", {"last_by_subj": subject})
+        except ApiError as error:
+            if error.err_code == _NO_MESSAGE:
+                return None
+            raise Unavailable(f"{subject}: {error}") from error
+        message = answer["message"]
+        return int(message["seq"]), base64.b64decode(message["data"])
+
+    async def _multi(self, subjects: Sequence[str]) -> dict[str, bytes] | None:
+        """The last message of each subject, at one moment; None if that is more than one answer may hold."""
+        client = self._connection.client
+        inbox = client.new_inbox()
+        answers = await client.subscribe(inbox, pending_bytes_limit=-1, pending_msgs_limit=-1)
+        try:
+            request = msgspec.json.encode({"multi_last": subjects})
+            await client.publish(f"$JS.API.DIRECT.GET.{LIVE}", request, reply=inbox)
+            found: dict[str, bytes] = {}
+            while True:
+                message: Msg = await answers.next_msg(timeout=5)
+                headers: dict[str, str] = message.headers or {}
+                status = headers.get("Status")
+                if status is None:
+                    found[headers["Nats-Subject"]] = message.data
+                elif status == "204":
+                    return found
+                elif status == "404":
+                    return {}
+                elif status == "413":
+                    return None
+                else:
+                    raise Unavailable(f"{subjects[0]}: status {status}")
+        except (nats.errors.Error, OSError, TimeoutError) as error:
+            raise Unavailable(f"{subjects[0]}: {type(error).__name__}") from error
+        finally:
+            await answers.unsubscribe()
+
+    async def _pieces(self, vehicle: str, version: int, upto: int, *, leader: bool) -> list[Update]:
+        """The newest unbroken run of retained updates after `version`, read backwards in pieces."""
+        read = self._from_leader if leader else self._direct
+        updates: list[Update] = []
+        high = upto
+        while high > version:
+            low = max(version, high - 256)
+            names = [update_subject(vehicle, number) for number in range(low + 1, high + 1)]
+            found = await asyncio.gather(*(read(name) for name in names))
+            updates = [_decode(_UPDATE, item[1]) for item in found if item is not None] + updates
+            if any(item is None for item in found):
+                break
+            high = low
+        return updates
+
+
+def _decision(error: dict[str, Any]) -> Fenced | Refused | Unavailable:
+    code, err_code, text = error.get("code", 500), error.get("err_code", 0), error.get("description", "")
+    if err_code == _WRONG_LAST:
+        return Fenced(f"another process committed first: {text}")
+    if err_code in _TOO_MUCH or err_code in _BUSY or code in (429, 503):
+        return Unavailable(f"commit not taken: {text} ({err_code})")
+    return Refused(f"commit refused: {text} ({err_code})")
+
+
+def _decode(decoder: msgspec.json.Decoder[T], data: bytes) -> T:
+    return decoder.decode(zstd.decompress(data))

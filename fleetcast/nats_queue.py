@@ -1,0 +1,354 @@
+"""The message queue on JetStream: one packet stream, a durable pull consumer a partition, pinned to one process.
+
+The server pins a partition to whoever pulls it first and sends its `Nats-Pin-Id` with each message. A new pin, a jump in
+the consumer's sequence or a lost pin mean that messages may be missing or out of order here: everything held of the
+partition is thrown away and `pull` raises `Recover`; `reset` then starts it anew, from the oldest message not acked.
+Safe against two owners; what is lost at most is the time of a repeat.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections import deque
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from os import getpid
+
+import msgspec
+import nats.errors
+import structlog
+from nats.aio.msg import Msg
+from nats.aio.subscription import Subscription
+
+from fleetcast import metrics
+from fleetcast.clock import Clock, rfc3339
+from fleetcast.errors import Recover, Unavailable
+from fleetcast.jetstream import PIN_TIMEOUT, ApiError, Connection
+from fleetcast.members import Members, owned
+from fleetcast.queue import Delivery, Stored
+from fleetcast.settings import Settings
+from fleetcast.subjects import (
+    MEMBERS,
+    PACKETS,
+    PRIORITY_GROUP,
+    partition_consumer,
+    put_subject,
+    rejected_subject,
+    split_ingest,
+)
+
+log = structlog.get_logger()
+
+FORM = "Content-Type"
+ENCODING = "Content-Encoding"
+REASON = "Fleetcast-Reason"
+
+_PULL_SECONDS = PIN_TIMEOUT * 0.4
+_HEARTBEAT = 1.0
+_PULL_BYTES = 6_000_000  # above the server's max_payload, or a large message could never be delivered
+_HELLO = 0.3
+
+
+class _Lost(Exception):
+    """A partition's deliveries may have a hole."""
+
+
+class _Partition:
+    """One partition while it is ours: the pull under way, and what came but was not handled yet."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        self.buffer: deque[Delivery] = deque()
+        self.pin = ""
+        self.subscription: Subscription | None = None
+        self.expected = 1
+        self.last_position = 0
+        self.outstanding = 0
+        self.heard = 0.0
+        self.broken: str | None = "newly ours"
+
+    def hold(self, delivery: Delivery, sequence: int, pin: str) -> None:
+        """Takes a delivery in. Raises _Lost."""
+        if pin != self.pin:
+            known, self.pin = self.pin, pin
+            raise _Lost("pinned anew" if known else "pinned")
+        if sequence != self.expected or delivery.position <= self.last_position:
+            raise _Lost(f"delivery {sequence} where {self.expected} was due")
+        self.expected += 1
+        self.last_position = delivery.position
+        self.outstanding -= 1
+        self.buffer.append(delivery)
+
+
+class NatsQueue:
+    """`queue.Queue` on stream `$MQTT_msgs`. Putting needs only the connection; pulling needs `join` first."""
+
+    def __init__(self, connection: Connection, settings: Settings, clock: Clock) -> None:
+        self._connection = connection
+        self._settings = settings
+        self._clock = clock
+        self._incarnation = ""
+        self._partitions: dict[int, _Partition] = {}
+        self._wake = asyncio.Event()
+        self._tend = asyncio.Event()
+        self._tasks: list[asyncio.Task[None]] = []
+        self._member = settings.member or f"{socket.gethostname()}-{getpid()}"
+        self._members = Members(self._member, clock, settings.member_timeout, self._tend.set)
+        self._unpinned: set[int] = set()
+
+    # Putting
+
+    async def put(self, vehicle: str, packet_id: str, body: bytes, form: str, encoding: str) -> Stored:
+        """One publish; JetStream answers when it is on disk."""
+        headers = {"Nats-Msg-Id": packet_id, FORM: form, ENCODING: encoding}
+        answer = msgspec.json.decode(
+            await self._connection.request(put_subject(vehicle), body, headers, timeout=10)
+        )
+        if (error := answer.get("error")) is not None:
+            raise Unavailable(f"the queue refuses: {error.get('description')}")
+        return Stored(answer["seq"], bool(answer.get("duplicate")))
+
+    async def reject(self, delivery: Delivery, reason: str) -> None:
+        """Keeps the bytes as they were stored, with the reason and where they came from in the headers."""
+        headers = {
+            "Nats-Msg-Id": f"{delivery.incarnation}/{delivery.position}",
+            FORM: delivery.form,
+            ENCODING: delivery.encoding,
+            REASON: " ".join(reason.split())[:500],
+            "Fleetcast-Position": str(delivery.position),
+            "Fleetcast-Stored": rfc3339(delivery.stored),
+        }
+        subject = rejected_subject(delivery.partition, delivery.vehicle)
+        answer = msgspec.json.decode(await self._connection.request(subject, delivery.body, headers))
+        if (error := answer.get("error")) is not None:
+            raise Unavailable(f"REJECTED refuses: {error.get('description')}")
+
+    # Owning
+
+    async def join(self) -> None:
+        """Begins to take part: hears the others first, so as not to grab what is theirs."""
+        self._connection.on_reconnect.append(self._reconnected)
+        await self._connection.client.subscribe(MEMBERS, cb=self._on_member)
+        await self._say()
+        await asyncio.sleep(_HELLO)
+        self._tend.set()
+        self._tasks = [asyncio.create_task(self._keep_saying()), asyncio.create_task(self._keep_tending())]
+
+    async def leave(self) -> None:
+        """Hands the partitions over at once. What was not acked comes again, to the next owner."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        numbers = list(self._partitions)
+        for number in numbers:
+            await self._drop(number)
+        with suppress(Unavailable, ApiError):
+            await asyncio.gather(*(self._unpin(number) for number in numbers))
+        with suppress(nats.errors.Error, OSError):
+            await self._say(leaving=True)
+
+    @property
+    def partitions(self) -> frozenset[int]:
+        """Those that are ours now, as far as we know."""
+        return frozenset(self._partitions)
+
+    async def _say(self, *, leaving: bool = False) -> None:
+        word = msgspec.json.encode({"member": self._member, "leaving": leaving})
+        with suppress(nats.errors.Error, OSError):
+            await self._connection.client.publish(MEMBERS, word)
+
+    async def _on_member(self, message: Msg) -> None:
+        word = msgspec.json.decode(message.data)
+        if self._members.heard(word["member"], leaving=word["leaving"]):
+            await self._say()
+
+    async def _keep_saying(self) -> None:
+        while True:
+            await asyncio.sleep(self._settings.member_timeout / 3)
+            await self._say()
+            self._members.expire()
+            self._tend.set()
+
+    def _reconnected(self) -> None:
+        for partition in self._partitions.values():
+            self._break(partition, "reconnected")
+        self._tend.set()
+
+    async def _keep_tending(self) -> None:
+        while True:
+            await self._tend.wait()
+            self._tend.clear()
+            try:
+                await self._own()
+                for partition in list(self._partitions.values()):
+                    await self._keep_pulling(partition)
+            except (Unavailable, ApiError, nats.errors.Error, OSError) as error:
+                log.debug("tending partitions", error=str(error))
+
+    async def _own(self) -> None:
+        mine = owned(self._member, self._settings.partitions, self._members.names)
+        for number in self._partitions.keys() - mine:
+            log.info("partition given up", partition=number)
+            await self._drop(number)
+            await self._unpin(number)
+        for number in sorted(mine - self._partitions.keys()):
+            self._partitions[number] = _Partition(number)
+            self._unpinned.add(number)
+            self._wake.set()
+        metrics.PARTITIONS.set(len(self._partitions))
+
+    async def _drop(self, number: int) -> None:
+        partition = self._partitions.pop(number)
+        await self._unsubscribe(partition)
+
+    async def _unpin(self, number: int) -> None:
+        """The server then serves whoever pulls next, instead of waiting for a silent owner."""
+        with suppress(ApiError):
+            subject = f"CONSUMER.UNPIN.{PACKETS}.{partition_consumer(number)}"
+            await self._connection.api(subject, {"group": PRIORITY_GROUP})
+
+    # Pulling
+
+    async def pull(self, most: int) -> Sequence[Delivery]:
+        """A share of what has come, over all partitions, in order within each."""
+        while True:
+            broken = {p.number: p.broken for p in self._partitions.values() if p.broken is not None}
+            if broken:
+                raise Recover(", ".join(sorted(set(broken.values()))), broken)
+            full = [p for p in self._partitions.values() if p.buffer]
+            if full:
+                share = max(1, most // len(full))
+                taken: list[Delivery] = []
+                for partition in full:
+                    for _ in range(min(share, len(partition.buffer), most - len(taken))):
+                        taken.append(partition.buffer.popleft())
+                    if not partition.buffer:
+                        self._tend.set()
+                return taken
+            self._wake.clear()
+            await self._wake.wait()
+
+    async def ack(self, deliveries: Iterable[Delivery]) -> None:
+        """Sent, not waited for: a lost ack means a redelivery, which the state recognises."""
+        with suppress(nats.errors.Error, OSError):
+            for delivery in deliveries:
+                await self._connection.client.publish(delivery.token, b"+ACK")
+
+    async def reset(self, partitions: Iterable[int]) -> None:
+        """Those that are not ours any more are left to their owner."""
+        try:
+            info = await self._connection.api(f"STREAM.INFO.{PACKETS}")
+            self._incarnation = info["created"]
+            await asyncio.gather(
+                *(self._reset(self._partitions[n]) for n in partitions if n in self._partitions)
+            )
+        except ApiError as error:
+            raise Unavailable(f"packet stream: {error}") from error
+        except (nats.errors.Error, OSError) as error:
+            raise Unavailable(f"nats-server: {type(error).__name__}") from error
+        self._tend.set()
+
+    async def _reset(self, partition: _Partition) -> None:
+        await self._unsubscribe(partition)
+        if partition.number in self._unpinned:
+            self._unpinned.discard(partition.number)
+            await self._unpin(partition.number)
+        if (
+            partition.pin
+        ):  # without one we are not the owner yet: the first message brings it, and a reset then
+            consumer = partition_consumer(partition.number)
+            await self._connection.api(f"CONSUMER.RESET.{PACKETS}.{consumer}", {})
+        # Always 1, whatever the answer says was delivered by now: that went to an older pull, and must not be skipped.
+        partition.expected = 1
+        partition.buffer.clear()
+        partition.last_position = 0
+        partition.outstanding = 0
+        partition.broken = None
+
+    async def _unsubscribe(self, partition: _Partition) -> None:
+        if partition.subscription is not None:
+            with suppress(nats.errors.Error, OSError):
+                await partition.subscription.unsubscribe()
+            partition.subscription = None
+
+    async def _keep_pulling(self, partition: _Partition) -> None:
+        now = self._clock.monotonic()
+        if partition.broken is not None or partition.buffer:
+            return
+        if partition.outstanding > 0 and now - partition.heard < 3 * _HEARTBEAT:
+            return
+        client = self._connection.client
+        # A new inbox for each reset: what an older pull still sends must not be taken for the new one's.
+        if partition.subscription is None:
+
+            async def on_message(message: Msg) -> None:
+                self._on_message(partition, message)
+
+            partition.subscription = await client.subscribe(
+                client.new_inbox(), cb=on_message, pending_msgs_limit=-1, pending_bytes_limit=-1
+            )
+        request = {
+            "batch": self._settings.batch_packets,
+            "max_bytes": _PULL_BYTES,
+            "expires": int(_PULL_SECONDS * 1e9),
+            "idle_heartbeat": int(_HEARTBEAT * 1e9),
+            "group": PRIORITY_GROUP,
+        }
+        if partition.pin:
+            request["id"] = partition.pin
+        partition.outstanding = self._settings.batch_packets
+        partition.heard = now
+        subject = f"$JS.API.CONSUMER.MSG.NEXT.{PACKETS}.{partition_consumer(partition.number)}"
+        await client.publish(subject, msgspec.json.encode(request), reply=partition.subscription.subject)
+
+    def _on_message(self, partition: _Partition, message: Msg) -> None:
+        if partition.broken is not None or self._partitions.get(partition.number) is not partition:
+            return
+        partition.heard = self._clock.monotonic()
+        headers: dict[str, str] = message.headers or {}
+        try:
+            if "Status" in headers and not message.data and not message.reply.startswith("$JS.ACK"):
+                self._on_status(partition, headers)
+            else:
+                delivery, sequence = self._delivery(message, headers)
+                partition.hold(delivery, sequence, headers.get("Nats-Pin-Id", ""))
+                self._wake.set()
+        except _Lost as why:
+            self._break(partition, str(why))
+
+    def _on_status(self, partition: _Partition, headers: dict[str, str]) -> None:
+        status = headers["Status"]
+        if status == "100":
+            last = headers.get("Nats-Last-Consumer")
+            if partition.pin and last is not None and int(last) >= partition.expected:
+                raise _Lost(f"delivery {last} never came")
+            return
+        partition.outstanding = 0
+        self._tend.set()
+        if status == "423":
+            partition.pin = ""
+            raise _Lost("pin lost")
+
+    def _delivery(self, message: Msg, headers: dict[str, str]) -> tuple[Delivery, int]:
+        # $JS.ACK.<stream>.<consumer>.<delivered>.<stream sequence>.<consumer sequence>.<stored, ns>.<pending>
+        tokens = message.reply.split(".")
+        number, vehicle = split_ingest(message.subject)
+        delivery = Delivery(
+            vehicle=vehicle,
+            partition=number,
+            incarnation=self._incarnation,
+            position=int(tokens[-4]),
+            stored=int(tokens[-2]) / 1e9,
+            form=headers.get(FORM, ""),
+            encoding=headers.get(ENCODING, "identity"),
+            body=message.data,
+            token=message.reply,
+        )
+        return delivery, int(tokens[-3])
+
+    def _break(self, partition: _Partition, why: str) -> None:
+        partition.broken = why
+        partition.buffer.clear()
+        partition.outstanding = 0
+        self._wake.set()

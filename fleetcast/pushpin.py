@@ -1,0 +1,336 @@
+"""The edge on Pushpin: publishing to its replicas, the answers that make it hold a stream, and its configuration.
+
+`ZmqEdge` keeps one XPUB socket a replica: what that replica's phones listen to arrives on it as subscriptions, so an item
+goes only where somebody listens. `HttpEdge` posts each item to every replica. The figures and traps behind each setting
+are in docs/architecture.md; Pushpin 1.36 is what Debian 12 ships.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import httpx2
+import jwt
+import structlog
+import zmq
+import zmq.asyncio
+from zmq.utils.monitor import recv_monitor_message
+
+from fleetcast import metrics
+from fleetcast.edge import Item
+from fleetcast.settings import Settings
+from fleetcast.subjects import NEXT_LINKS, control_channel
+
+log = structlog.get_logger()
+
+GRIP_SIG = "grip-sig"
+_SETTLE = 0.3  # seconds in which a replica tells its subscriptions; 1.3 ms were seen
+_WAIT_FOR_REPLICA = 3.0
+_ASK_AGAIN = 5.0
+_HIGH_WATER = 100_000
+
+
+def _payload(item: Item) -> dict[str, object]:
+    """`no-seq`: without it an item whose `prev-id` is unknown waits for five seconds instead of being asked for."""
+    return {
+        "id": item.id,
+        "prev-id": item.prev,
+        "no-seq": True,
+        "formats": {"http-stream": {"content": item.content.decode()}},
+    }
+
+
+async def addresses(specs: Sequence[str]) -> frozenset[str]:
+    """`host:port`, … -> `address:port`, …; a name is as many replicas as it has addresses. An unknown name is none."""
+    loop = asyncio.get_running_loop()
+    found: set[str] = set()
+    for spec in specs:
+        host, _, port = spec.rpartition(":")
+        try:
+            infos = await loop.getaddrinfo(host, int(port), family=socket.AF_INET, type=socket.SOCK_STREAM)
+        except OSError as error:
+            log.warning("edge replica's name does not resolve", name=host, error=str(error))
+        else:
+            found |= {f"{info[4][0]}:{port}" for info in infos}
+    return frozenset(found)
+
+
+class _Replica:
+    """One edge replica, as its XPUB socket knows it."""
+
+    def __init__(self, context: zmq.asyncio.Context, address: str) -> None:
+        self.address = address
+        self.listened: set[str] = set()
+        self.connected = asyncio.Event()
+        self.socket: zmq.asyncio.Socket = context.socket(zmq.XPUB)
+        self.socket.set(zmq.SNDHWM, _HIGH_WATER)
+        self.socket.set(zmq.RCVHWM, 0)
+        self.socket.set(zmq.XPUB_NODROP, 1)  # a full socket is said, not silently passed over
+        self.socket.set(zmq.LINGER, 1000)
+        self.socket.set(zmq.RECONNECT_IVL, 100)
+        self.socket.set(zmq.RECONNECT_IVL_MAX, 1000)
+        self.socket.set(zmq.HEARTBEAT_IVL, 2000)
+        self.socket.set(zmq.HEARTBEAT_TIMEOUT, 6000)
+        self.monitor: zmq.asyncio.Socket = self.socket.get_monitor_socket(
+            zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_DISCONNECTED
+        )
+        self.socket.connect(f"tcp://{address}")
+        self.tasks = [asyncio.create_task(self._hear()), asyncio.create_task(self._watch())]
+
+    async def _hear(self) -> None:
+        while True:
+            (message,) = await self.socket.recv_multipart()
+            name = message[1:].decode("utf-8", "replace")
+            if message[:1] == b"\x01":
+                self.listened.add(name)
+            elif message[:1] == b"\x00":
+                self.listened.discard(name)
+
+    async def _watch(self) -> None:
+        while True:
+            event = await recv_monitor_message(self.monitor)
+            if event["event"] == zmq.EVENT_HANDSHAKE_SUCCEEDED:
+                self.connected.set()
+                log.info("edge replica connected", replica=self.address)
+            else:
+                self.connected.clear()
+                log.warning("edge replica lost", replica=self.address)
+
+    def close(self) -> None:
+        for task in self.tasks:
+            task.cancel()
+        self.socket.disable_monitor()
+        self.socket.close()
+
+
+class ZmqEdge:
+    """`edge.Edge` by ZeroMQ, to the replicas that listen and only then."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._specs = settings.edge_sub
+        self._context = zmq.asyncio.Context()
+        self._replicas: dict[str, _Replica] = {}
+        self._task: asyncio.Task[None] | None = None
+
+    async def ready(self) -> None:
+        """Connects, waits for each replica's handshake and 300 ms of its subscriptions; at most 3 s for one that is away."""
+        await self._ask()
+        self._task = asyncio.create_task(self._keep_asking())
+        waits = [
+            asyncio.wait_for(replica.connected.wait(), _WAIT_FOR_REPLICA)
+            for replica in self._replicas.values()
+        ]
+        away = [
+            r for r in await asyncio.gather(*waits, return_exceptions=True) if isinstance(r, BaseException)
+        ]
+        if away:
+            log.warning(
+                "edge replicas are away; their phones will be served when they are back", replicas=len(away)
+            )
+        await asyncio.sleep(_SETTLE)
+
+    def listeners(self, channel: str) -> int:
+        """By the subscriptions seen."""
+        return sum(channel in replica.listened for replica in self._replicas.values())
+
+    def channels(self) -> Sequence[str]:
+        """All channels of all replicas, control channels among them."""
+        return sorted(set().union(*(replica.listened for replica in self._replicas.values())))
+
+    async def publish(self, items: Sequence[Item]) -> None:
+        """An item is encoded once, and only if somebody listens."""
+        for item in items:
+            replicas = [replica for replica in self._replicas.values() if item.channel in replica.listened]
+            if not replicas:
+                continue
+            frames = [item.channel.encode(), b"J" + json.dumps(_payload(item)).encode()]
+            size = sum(map(len, frames))
+            for replica in replicas:
+                try:
+                    await replica.socket.send_multipart(frames, flags=zmq.NOBLOCK)
+                except zmq.ZMQError as error:
+                    metrics.PUBLISH_FAILED.labels(replica.address).inc()
+                    log.warning(
+                        "edge replica does not take an item", replica=replica.address, error=str(error)
+                    )
+                else:
+                    metrics.PUBLISHED_ITEMS.labels(replica.address).inc()
+                    metrics.PUBLISHED_BYTES.labels(replica.address).inc(size)
+
+    async def close(self) -> None:
+        """Lingers at most a second for what is on its way."""
+        if self._task is not None:
+            self._task.cancel()
+        for replica in self._replicas.values():
+            replica.close()
+        await asyncio.to_thread(self._context.term)
+
+    async def _keep_asking(self) -> None:
+        while True:
+            await asyncio.sleep(_ASK_AGAIN)
+            await self._ask()
+            metrics.EDGES_CONNECTED.set(
+                sum(replica.connected.is_set() for replica in self._replicas.values())
+            )
+            metrics.CHANNELS.set(len(self.channels()))
+
+    async def _ask(self) -> None:
+        wanted = await addresses(self._specs)
+        for address in wanted - self._replicas.keys():
+            self._replicas[address] = _Replica(self._context, address)
+        for address in self._replicas.keys() - wanted:
+            if wanted:  # a name server that fails must not cost us the replicas that we have
+                self._replicas.pop(address).close()
+
+
+class HttpEdge:
+    """`edge.Edge` by HTTP POST to every replica: the article's first way, kept to be compared."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._specs = settings.edge_http
+        self._replicas: frozenset[str] = frozenset()
+        self._client = httpx2.AsyncClient(timeout=5)
+
+    async def ready(self) -> None:
+        """Resolves the names."""
+        self._replicas = await addresses(self._specs)
+
+    def listeners(self, channel: str) -> int:
+        """It cannot know: all."""
+        return len(self._replicas)
+
+    def channels(self) -> Sequence[str]:
+        """It cannot know: none. After a takeover the poll of the next link heals what this leaves."""
+        return ()
+
+    async def publish(self, items: Sequence[Item]) -> None:
+        """One request a replica, with all the items."""
+        body = json.dumps({"items": [{"channel": item.channel, **_payload(item)} for item in items]}).encode()
+        await asyncio.gather(*(self._post(replica, body, len(items)) for replica in self._replicas))
+
+    async def close(self) -> None:
+        """Nothing is ever on its way."""
+        await self._client.aclose()
+
+    async def _post(self, replica: str, body: bytes, items: int) -> None:
+        try:
+            answer = await self._client.post(f"http://{replica}/publish/", content=body)
+            answer.raise_for_status()
+        except httpx2.HTTPError as error:
+            metrics.PUBLISH_FAILED.labels(replica).inc(items)
+            log.warning(
+                "edge replica does not take items", replica=replica, error=str(error) or type(error).__name__
+            )
+        else:
+            metrics.PUBLISHED_ITEMS.labels(replica).inc(items)
+            metrics.PUBLISHED_BYTES.labels(replica).inc(len(body))
+
+
+def hold(channel: str, at: str, control: int, link: int, settings: Settings) -> list[tuple[str, str]]:
+    """The headers that make Pushpin hold this answer as a stream of `channel`, which has had everything up to id `at`.
+
+    The second channel has no chain, so that the stream can be closed by it. The next link is one of a few constant ones:
+    Pushpin asks for at most ten unlike links a second, and polls all idle streams of one link at the same moment, so
+    each has a timeout of its own.
+    """
+    link %= NEXT_LINKS
+    return [
+        ("Grip-Hold", "stream"),
+        ("Grip-Channel", f"{channel}; prev-id={at}"),
+        ("Grip-Channel", control_channel(control)),
+        ("Grip-Link", f"</next/{link}>; rel=next; timeout={settings.next_poll + link}"),
+        ("Grip-Keep-Alive", f":\\n\\n; format=cstring; timeout={settings.keep_alive}; mode=interval"),
+    ]
+
+
+def last_ids(values: Sequence[str]) -> dict[str, str]:
+    """`Grip-Last: <channel>; last-id=<id>` headers -> id by channel. What does not look like one is left out."""
+    found: dict[str, str] = {}
+    for value in values:
+        channel, _, rest = value.partition(";")
+        name, _, last = rest.strip().partition("=")
+        if name == "last-id":
+            found[channel.strip()] = last.strip().strip('"')
+    return found
+
+
+def signed_by_edge(signature: str | None, key: str) -> bool:
+    """Whether this `Grip-Sig` is our edge's and has not expired: the request came through it."""
+    if not signature:
+        return False
+    try:
+        jwt.decode(signature, key, algorithms=["HS256"], options={"require": ["exp"]})
+    except jwt.InvalidTokenError:
+        return False
+    return True
+
+
+def configuration(settings: Settings, number: int, folder: Path) -> Mapping[str, str]:
+    """File name -> text of everything that edge replica `number` runs with, under `folder`.
+
+    Ports: `edge_port + 10 * number` for phones (by way of HAProxy), then one more each for commands, PULL; its HTTP and
+    ZeroMQ inputs are those of `edge_http` and `edge_sub`.
+    """
+    port = settings.edge_port + 10 * number
+    http_host, _, http_port = settings.edge_http[number].rpartition(":")
+    zurl = "ipc://{rundir}/{ipc_prefix}zurl-"
+    # message_rate and message_hwm 0: with the default rate of 2500, messages closer together than 25 ms wait for a pause.
+    # client_maxconn: Pushpin stops altogether when it is reached, so HAProxy's limit (edge_connections) lies below it.
+    # log_level 1: level 2 writes every URL with its query, and so tokens, into the log.
+    text = f"""\
+[global]
+include={{libdir}}/internal.conf
+rundir={folder}
+ipc_prefix=p{number}-
+port_offset=0
+stats_connection_ttl=120
+
+[runner]
+services=condure,zurl,pushpin-proxy,pushpin-handler
+http_port={settings.host}:{port}
+logdir={folder}/log
+log_level=1
+client_buffer_size=8192
+client_maxconn={client_maxconn(settings)}
+
+[proxy]
+routesfile={folder}/routes
+zurl_out_specs={zurl}in
+zurl_out_stream_specs={zurl}in-stream
+zurl_in_specs={zurl}out
+debug=false
+auto_cross_origin=false
+sig_iss=fleetcast-edge
+sig_key={settings.sig_key}
+updates_check=off
+
+[handler]
+push_in_spec=tcp://127.0.0.1:{port + 2}
+push_in_sub_specs=tcp://{settings.edge_sub[number]}
+push_in_sub_connect=false
+push_in_http_addr={http_host}
+push_in_http_port={http_port}
+push_in_max_body_size={4 * settings.max_state}
+push_in_http_max_headers_size=10000
+stats_spec=ipc://{{rundir}}/{{ipc_prefix}}stats
+stats_format=json
+command_spec=tcp://127.0.0.1:{port + 1}
+message_rate=0
+message_hwm=0
+message_wait=5000
+id_cache_ttl=60
+connection_subscription_max=500
+subscription_linger=60
+"""
+    # The first route answers HAProxy's health check inside Pushpin: an origin that is down must not look like a dead edge.
+    routes = f"alive.invalid test\n* {settings.host}:{settings.inner_port}\n"
+    return {"pushpin.conf": text, "routes": routes}
+
+
+def client_maxconn(settings: Settings) -> int:
+    """Pushpin's own limit: above HAProxy's, which has two pools of connections, by a margin for its health checks."""
+    return settings.edge_connections + settings.edge_connections // 10 + 100
