@@ -1,0 +1,237 @@
+"""The streaming consumer: packets out of the queue, through the business logic, into the live state and to the edge.
+
+In: deliveries of the partitions that this process owns, in order. Out: one atomic commit a batch, then the updates to the
+edge replicas that listen, then the acks, in this order: so a crash at any point repeats work and loses none. What can never
+be applied goes to REJECTED with the reason and blocks nothing. For everything unexpected there is one way back, `_recover`:
+forget what is held, reset the partitions, publish again the latest of what is watched.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+import msgspec
+import structlog
+
+from fleetcast import metrics, sse
+from fleetcast.clock import Clock, rfc3339
+from fleetcast.edge import Edge, Item
+from fleetcast.errors import Recover, Reject, Unavailable
+from fleetcast.live import Change, Fenced, Held, Live, Refused
+from fleetcast.packet import decode
+from fleetcast.queue import Delivery, Queue
+from fleetcast.resume import event_id
+from fleetcast.settings import Settings
+from fleetcast.state import Named, State, apply, stored_already
+from fleetcast.subjects import channel, partition, split_channel
+from fleetcast.update import Update, diff
+
+log = structlog.get_logger()
+
+_FAILURES = 3
+_BACK_OFF = (0.05, 0.2, 0.5, 1.0, 2.0)
+
+
+@dataclass
+class _Folded:
+    """What a batch comes to, before anything of it is kept."""
+
+    states: dict[str, State]
+    updates: dict[str, list[Update]] = field(default_factory=dict)
+    rejected: list[tuple[Delivery, str]] = field(default_factory=list)
+    redelivered: set[str] = field(default_factory=set)
+
+
+class Consumer:
+    """One consume process's loop over its seams."""
+
+    def __init__(
+        self,
+        queue: Queue,
+        live: Live,
+        edge: Edge,
+        enrichers: Sequence[Named],
+        settings: Settings,
+        clock: Clock,
+    ) -> None:
+        self._queue = queue
+        self._live = live
+        self._edge = edge
+        self._enrichers = enrichers
+        self._settings = settings
+        self._clock = clock
+        self._held: OrderedDict[str, Held] = OrderedDict()
+        self._epoch = ""
+        self._stopping = False
+
+    async def run(self) -> None:
+        """Until `stop`: what is in hand then is finished."""
+        failures = 0
+        while not self._stopping:
+            try:
+                batch = await self._queue.pull(self._settings.batch_packets)
+                await (self.handle if failures < _FAILURES else self._vehicle_by_vehicle)(batch)
+                failures = 0
+            except Recover as why:
+                failures += 1
+                await self._recover(why)
+
+    def stop(self) -> None:
+        """Ends `run` after the batch in hand."""
+        self._stopping = True
+
+    async def handle(self, batch: Sequence[Delivery]) -> None:
+        """The flow. Raises Recover; whatever happened by then, nothing is acked that is not applied or rejected."""
+        try:
+            held = await self._load({delivery.vehicle for delivery in batch})
+            folded = self._fold(batch, held)
+            # Before the commit: once a state is past a packet, a redelivery of it is taken for applied.
+            for delivery, reason in folded.rejected:
+                await self._reject(delivery, reason)
+            changes = [
+                Change(folded.states[v], held[v].revision, updates) for v, updates in folded.updates.items()
+            ]
+            self._keep(changes, await self._live.commit(changes))
+            await self._publish(update for change in changes for update in change.updates)
+            await self._publish_latest(folded.redelivered - folded.updates.keys())
+            await self._queue.ack(batch)
+            self._count(batch, folded)
+        except Refused as why:
+            await self._isolate(batch, why)
+        except (Fenced, Unavailable) as why:
+            raise Recover(str(why), {delivery.partition for delivery in batch}) from why
+
+    def _fold(self, batch: Sequence[Delivery], held: dict[str, Held]) -> _Folded:
+        folded = _Folded({vehicle: one.state for vehicle, one in held.items()})
+        for delivery in batch:
+            before = folded.states[delivery.vehicle]
+            if stored_already(before, delivery.incarnation, delivery.position):
+                folded.redelivered.add(delivery.vehicle)
+                continue
+            try:
+                packet = decode(delivery.body, delivery.form, delivery.encoding, self._settings.max_packet)
+                if packet.vehicle != delivery.vehicle:
+                    raise Reject(f"says it is of vehicle {packet.vehicle}")
+                stored_at = rfc3339(delivery.stored)
+                after = apply(
+                    before, packet, delivery.incarnation, delivery.position, stored_at, self._enrichers
+                )
+            except Reject as why:
+                folded.rejected.append((delivery, str(why)))
+                continue
+            if after is not before:  # else it is a repeat, under another position
+                folded.states[delivery.vehicle] = after
+                folded.updates.setdefault(delivery.vehicle, []).append(diff(before, after))
+        return folded
+
+    async def _load(self, vehicles: Iterable[str]) -> dict[str, Held]:
+        known = {vehicle: self._held[vehicle] for vehicle in vehicles if vehicle in self._held}
+        missing = [vehicle for vehicle in vehicles if vehicle not in known]
+        # From the leader: a replica that lags would give an old revision, and the fence would refuse us for ever.
+        loaded = await asyncio.gather(*(self._live.latest(vehicle, leader=True) for vehicle in missing))
+        return known | dict(zip(missing, loaded, strict=True))
+
+    def _keep(self, changes: Sequence[Change], revisions: Sequence[int]) -> None:
+        for change, revision in zip(changes, revisions, strict=True):
+            self._held[change.state.vehicle] = Held(change.state, revision)
+            self._held.move_to_end(change.state.vehicle)
+        while len(self._held) > self._settings.state_cache:
+            self._held.popitem(last=False)
+
+    def _count(self, batch: Sequence[Delivery], folded: _Folded) -> None:
+        applied = sum(len(updates) for updates in folded.updates.values())
+        metrics.APPLIED.inc(applied)
+        metrics.REPEATED.inc(len(batch) - applied - len(folded.rejected))
+        now = self._clock.now()
+        for delivery in batch:
+            metrics.AGE_SECONDS.observe(max(0.0, now - delivery.stored))
+
+    async def _publish(self, updates: Iterable[Update]) -> None:
+        items = []
+        for update in updates:
+            if self._edge.listeners(channel(update.vehicle)):
+                items.append(self._item(update))
+                metrics.PUBLISHED.inc()
+            else:
+                metrics.SKIPPED.inc()
+        if items:
+            await self._edge.publish(items)
+
+    def _item(self, update: Update) -> Item:
+        name, prev = event_id(self._epoch, update.version), event_id(self._epoch, update.prev)
+        return Item(
+            channel(update.vehicle), name, prev, sse.event("update", msgspec.json.encode(update), name)
+        )
+
+    async def _publish_latest(self, vehicles: Iterable[str]) -> None:
+        """Their last update again: whoever owned them before may have died between the commit and the publish.
+
+        Only the last: its `prev` tells a replica that missed more to ask the origin. One that has it asks once too, and
+        gets nothing.
+        """
+        watched = [vehicle for vehicle in vehicles if self._edge.listeners(channel(vehicle))]
+        reads = await asyncio.gather(*(self._last_update(vehicle) for vehicle in watched))
+        if items := [self._item(update) for update in reads if update is not None]:
+            await self._edge.publish(items)
+
+    async def _last_update(self, vehicle: str) -> Update | None:
+        held = await self._live.latest(vehicle, leader=True)
+        _, updates = await self._live.since(vehicle, held.state.version - 1)
+        return updates[-1] if updates else None
+
+    async def _reject(self, delivery: Delivery, reason: str) -> None:
+        await self._queue.reject(delivery, reason)
+        metrics.REJECTED.inc()
+        log.warning("packet rejected", vehicle=delivery.vehicle, packet=delivery.position, reason=reason)
+
+    async def _isolate(self, batch: Sequence[Delivery], why: Refused) -> None:
+        """The commit is refused for something in it: one packet at a time, and the one that is refused alone is it."""
+        if len(batch) > 1:
+            for delivery in batch:
+                await self.handle([delivery])
+            return
+        try:
+            await self._reject(batch[0], str(why))
+            await self._queue.ack(batch)
+        except Unavailable as error:
+            raise Recover(str(error), {batch[0].partition}) from error
+
+    async def _vehicle_by_vehicle(self, batch: Sequence[Delivery]) -> None:
+        """The same after several failures in a row: a vehicle that cannot be committed holds up no other."""
+        failed: Recover | None = None
+        for vehicle in dict.fromkeys(delivery.vehicle for delivery in batch):
+            try:
+                await self.handle([delivery for delivery in batch if delivery.vehicle == vehicle])
+            except Recover as why:
+                log.error("commit failed again", vehicle=vehicle, error=str(why))
+                failed = why if failed is None else Recover(str(why), failed.partitions | why.partitions)
+        if failed is not None:
+            raise failed
+
+    async def _recover(self, why: Recover) -> None:
+        """The one way back. Tries until it succeeds: there is nothing better to do meanwhile."""
+        metrics.RECOVERIES.inc()
+        log.info("recovering", partitions=len(why.partitions), reason=str(why))
+        count = self._settings.partitions
+        for vehicle in [v for v in self._held if partition(v, count) in why.partitions]:
+            del self._held[vehicle]
+        for attempt in range(1_000_000):
+            try:
+                self._epoch = await self._live.epoch()
+                await self._queue.reset(why.partitions)
+                await self._publish_latest(self._watched(why.partitions))
+            except Unavailable as error:
+                pause = _BACK_OFF[min(attempt, len(_BACK_OFF) - 1)]
+                log.warning("cannot recover yet; trying again", error=str(error), seconds=pause)
+                await asyncio.sleep(pause)
+                if self._stopping:
+                    return
+            else:
+                return
+
+    def _watched(self, partitions: frozenset[int]) -> list[str]:
+        vehicles = [found[0] for name in self._edge.channels() if (found := split_channel(name)) is not None]
+        return [v for v in vehicles if partition(v, self._settings.partitions) in partitions]

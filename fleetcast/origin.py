@@ -1,0 +1,196 @@
+"""The app-facing API behind the edge. Stateless: it reads the live state, and tells the edge what to hold.
+
+    GET /v1/vehicles/{vehicle}           the latest state, with ETag; also the article's polling endpoint
+    GET /v1/vehicles/{vehicle}/events    SSE: snapshot, or with Last-Event-ID the updates since; then held by the edge
+    GET /next/{link}                     the edge asks: what follows the ids it has?
+
+Every request must carry the edge's signature. A stream that cannot be served now is answered 200 with an `unavailable` event,
+because a browser's EventSource gives up for good on any other status.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
+
+import msgspec
+import structlog
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from fleetcast import metrics, sse
+from fleetcast.errors import Refuse, Unavailable
+from fleetcast.health import on_http_exception, on_refuse, problem
+from fleetcast.live import Live
+from fleetcast.resume import Ahead, Replay, Reset, event_id, resume, version_of
+from fleetcast.settings import Settings
+from fleetcast.state import State
+from fleetcast.subjects import NEXT_LINKS, channel, control_number, is_vehicle, split_channel
+from fleetcast.update import snapshot
+
+log = structlog.get_logger()
+
+Signed = Callable[[str | None], bool]
+"""Whether this `Grip-Sig` is our edge's."""
+Hold = Callable[[str, str, int, int], Sequence[tuple[str, str]]]
+"""(channel, id it is at, control channel, next link) -> the headers that make the edge hold the stream."""
+LastIds = Callable[[Sequence[str]], dict[str, str]]
+"""`Grip-Last` headers -> id by channel."""
+
+_RETRY = (1000, 4000)
+_NO_STORE = {"Cache-Control": "no-store"}
+
+
+class Origin:
+    """The handlers, over the live seam and the edge's own headers."""
+
+    def __init__(self, live: Live, settings: Settings, signed: Signed, hold: Hold, last_ids: LastIds) -> None:
+        self._live = live
+        self._settings = settings
+        self._signed = signed
+        self._hold = hold
+        self._last_ids = last_ids
+
+    async def latest(self, request: Request) -> Response:
+        """200 with the snapshot, 304 if the app has it, 404 for a vehicle that never sent."""
+        vehicle = _vehicle(request)
+        epoch = await self._live.epoch()
+        state = (await self._live.latest(vehicle)).state
+        if state.version == 0:
+            metrics.LATEST.labels("404").inc()
+            raise Refuse(404, "No such vehicle", f"{vehicle} has never sent a packet")
+        headers = {"ETag": f'"{event_id(epoch, state.version)}"', "Cache-Control": "no-cache"}
+        if headers["ETag"] in [tag.strip().removeprefix("W/") for tag in _list(request, "if-none-match")]:
+            metrics.LATEST.labels("304").inc()
+            return Response(status_code=304, headers=headers)
+        metrics.LATEST.labels("200").inc()
+        return Response(msgspec.json.encode(snapshot(state)), headers=headers, media_type="application/json")
+
+    async def events(self, request: Request) -> Response:
+        """The beginning of a stream; what follows comes by the channel."""
+        vehicle = _vehicle(request)
+        epoch = await self._live.epoch()
+        last = request.headers.get("last-event-id") or request.query_params.get("last_event_id")
+        if last:
+            body, at = await self._resumed(vehicle, epoch, last, by="phone")
+            if not body:
+                body = sse.comment()  # so that the phone knows at once that the stream is open
+        else:
+            state = (await self._live.latest(vehicle)).state
+            body, at = _snapshot(epoch, state), event_id(epoch, state.version)
+            metrics.SNAPSHOTS.inc()
+        held = self._hold(channel(vehicle), at, control_number(vehicle), random.randrange(NEXT_LINKS))
+        return _stream(body, held)
+
+    async def next(self, request: Request) -> Response:
+        """What the edge missed on a channel, or on several that it asks for at once."""
+        lasts = self._last_ids(request.headers.getlist("grip-last"))
+        known = [
+            (name, *found, last) for name, last in lasts.items() if (found := split_channel(name)) is not None
+        ]
+        if not known:
+            raise Refuse(404, "Nothing to follow", "a next link is the edge's to ask, with Grip-Last")
+        epoch = await self._live.epoch()
+        body, held = b"", list[tuple[str, str]]()
+        for name, vehicle, _, last in known:
+            part, at = await self._resumed(vehicle, epoch, last, by="edge")
+            body += part
+            link = int(request.path_params["link"])
+            held = [
+                *(h for h in held if h[0] == "Grip-Channel"),
+                *self._hold(name, at, control_number(vehicle), link),
+            ]
+        return _stream(body, held)
+
+    async def _resumed(self, vehicle: str, epoch: str, last: str, by: str) -> tuple[bytes, str]:
+        """(events, the id the stream is at after them)."""
+        version = version_of(epoch, last)
+        since = partial(self._live.since, vehicle, -1 if version is None else version)
+        state, window = await since()
+        found = resume(epoch, last, state, window, leader=False)
+        if isinstance(found, Ahead):  # a stale replica was read
+            state, window = await since(leader=True)
+            found = resume(epoch, last, state, window, leader=True)
+        if isinstance(found, Replay):
+            metrics.REPLAYS.labels(by).inc()
+            metrics.REPLAYED.labels(by).inc(len(found.updates))
+            parts = [
+                sse.event("update", msgspec.json.encode(update), event_id(epoch, update.version))
+                for update in found.updates
+            ]
+            return b"".join(parts), event_id(epoch, found.upto)
+        assert isinstance(found, Reset)
+        metrics.RESETS.labels(found.reason, by).inc()
+        log.warning("reset", vehicle=vehicle, reason=found.reason, last=last[:80], to=found.to, by=by)
+        word = {"reason": found.reason, "from": last[:80], "to": event_id(epoch, found.to)}
+        body = sse.event("reset", msgspec.json.encode(word)) + _snapshot(epoch, state)
+        return body, event_id(epoch, found.to)
+
+    def guarded(
+        self, handler: Callable[[Request], Awaitable[Response]]
+    ) -> Callable[[Request], Awaitable[Response]]:
+        """Lets only the edge in, and turns a live state that does not answer into the word for it."""
+
+        async def endpoint(request: Request) -> Response:
+            if not self._signed(request.headers.get("grip-sig")):
+                metrics.NOT_THROUGH_EDGE.inc()
+                raise Refuse(
+                    403, "Not through the edge", "apps use the front door; an origin serves only the edge"
+                )
+            try:
+                return await handler(request)
+            except Unavailable as why:
+                log.warning("live state does not answer", path=request.url.path, error=str(why))
+                if handler == self.events and "text/event-stream" in request.headers.get("accept", ""):
+                    metrics.TURNED_AWAY.inc()
+                    return Response(unavailable("live state"), headers=_NO_STORE, media_type=sse.MEDIA_TYPE)
+                headers = {"Retry-After": "1"}
+                return problem(503, "Not available now", "the live state does not answer; try again", headers)
+
+        return endpoint
+
+
+def unavailable(reason: str) -> bytes:
+    """A temporary failure in band: when to come back, jittered, and why."""
+    return sse.retry(random.randint(*_RETRY)) + sse.event(
+        "unavailable", msgspec.json.encode({"reason": reason})
+    )
+
+
+def application(live: Live, settings: Settings, signed: Signed, hold: Hold, last_ids: LastIds) -> Starlette:
+    """The ASGI application."""
+    origin = Origin(live, settings, signed, hold, last_ids)
+    return Starlette(
+        routes=[
+            Route("/v1/vehicles/{vehicle}", origin.guarded(origin.latest)),
+            Route("/v1/vehicles/{vehicle}/events", origin.guarded(origin.events)),
+            Route("/next/{link:int}", origin.guarded(origin.next)),
+        ],
+        exception_handlers={Refuse: on_refuse, HTTPException: on_http_exception},
+    )
+
+
+def _snapshot(epoch: str, state: State) -> bytes:
+    return sse.event("snapshot", msgspec.json.encode(snapshot(state)), event_id(epoch, state.version))
+
+
+def _stream(body: bytes, held: Sequence[tuple[str, str]]) -> Response:
+    response = Response(body, headers=_NO_STORE, media_type=sse.MEDIA_TYPE)
+    for name, value in held:
+        response.headers.append(name, value)
+    return response
+
+
+def _vehicle(request: Request) -> str:
+    vehicle = str(request.path_params["vehicle"])
+    if not is_vehicle(vehicle):
+        raise Refuse(400, "Bad vehicle id", "an id is 1 to 64 of A-Z a-z 0-9 - _")
+    return vehicle
+
+
+def _list(request: Request, header: str) -> list[str]:
+    return ",".join(request.headers.getlist(header)).split(",")
