@@ -1,0 +1,139 @@
+"""HAProxy's configuration: the front door that phones use, and the inner balancer between the edge and the origins.
+
+One text for both sides, rendered from settings. Why each line must be as it is stands beside it; the figures are in
+docs/architecture.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from importlib import resources
+from pathlib import Path
+
+from fleetcast.settings import Settings
+
+_INNER_CONNECTIONS = 500
+_RESERVE = 400  # HAProxy's own files: listeners, checks, logs, its stats socket
+
+# What a phone's EventSource gets instead of an error status, which would make it give up for good. Log-format text.
+_UNAVAILABLE = """\
+retry: %[rand(3000),add(1000)]
+
+event: unavailable
+data: {"reason":"edge"}
+
+"""
+
+_PROBLEM = '{"type":"about:blank","status":503,"title":"Not available now","detail":"no edge or origin answers; try again"}'
+
+
+def connections(settings: Settings) -> int:
+    """HAProxy's maxconn: every phone the edges take, the requests between edges and origins, and some that are refused."""
+    return settings.edges * settings.edge_connections + _INNER_CONNECTIONS
+
+
+def files_needed(settings: Settings) -> int:
+    """Open files that HAProxy asks for at its start: two a connection. It does not start with fewer."""
+    return 2 * connections(settings) + _RESERVE
+
+
+def configuration(settings: Settings, origins: Sequence[tuple[str, int]], folder: Path) -> Mapping[str, str]:
+    """File name -> text, under `folder`. `origins`: each one's host:port and its admin port, on the same host."""
+    hold = 3 * settings.keep_alive
+    edges = [f"{settings.host}:{settings.edge_port + 10 * number}" for number in range(settings.edges)]
+    plain = max(10, settings.edge_connections // 10)
+    # The health check ends inside Pushpin (its route alive.invalid): were it to reach an origin, an origin outage would
+    # mark every edge down and cut all streams. A hung Pushpin is out within 4.5 s, its streams cut so that phones move.
+    check = """\
+    option httpchk
+    http-check send meth GET uri / ver HTTP/1.1 hdr Host alive.invalid
+    http-check expect status 200
+    default-server check inter 1s fall 2 rise 2 on-marked-down shutdown-sessions"""
+    servers = "\n".join(f"    server edge{number} {address}" for number, address in enumerate(edges))
+    origin_servers = "\n".join(
+        f"    server origin{number} {address} check port {admin}"
+        for number, (address, admin) in enumerate(origins)
+    )
+    text = f"""\
+global
+    log stdout format raw local0 notice
+    maxconn {connections(settings)}
+    stats socket {folder}/admin.sock mode 600 level admin
+    setenv FLEETCAST_PACE {settings.new_streams}
+    lua-load {folder}/pace.lua
+    hard-stop-after 5s
+    tune.http.maxhdr 600
+
+defaults
+    mode http
+    log global
+    option dontlognull
+    # Without no-delay each small event waits 200 ms for Nagle's algorithm.
+    option http-no-delay
+    # Without abortonclose the streams of phones that went away live on: phantom listeners.
+    option abortonclose
+    option redispatch 1
+    retries 3
+    retry-on conn-failure empty-response
+    timeout connect 2s
+    timeout http-request 5s
+    timeout queue 10s
+    timeout client {hold}s
+    timeout server {hold}s
+    timeout tunnel {hold}s
+    timeout client-fin 5s
+    timeout http-keep-alive 60s
+
+frontend front
+    bind {settings.host}:{settings.front_port}
+    # Ours alone to set: the edge strips them as well.
+    http-request del-header grip- -m beg
+    acl events path_end /events
+    http-request lua.pace if events
+    use_backend streams if events {{ hdr_sub(accept) text/event-stream }}
+    default_backend plain
+
+backend streams
+    balance leastconn
+{check} maxconn {settings.edge_connections}
+    # A browser's EventSource gives up for good on any status but 200: a temporary failure is told in band.
+    http-error status 502 content-type text/event-stream lf-file {folder}/unavailable
+    http-error status 503 content-type text/event-stream lf-file {folder}/unavailable
+    http-error status 504 content-type text/event-stream lf-file {folder}/unavailable
+    http-response return status 200 content-type text/event-stream lf-file {folder}/unavailable if {{ status 502 503 504 }}
+    http-after-response set-status 200 if {{ status 502 503 504 }}
+    http-after-response set-header Cache-Control no-store
+{servers}
+
+backend plain
+    balance leastconn
+{check} maxconn {plain}
+    http-error status 502 content-type application/problem+json file {folder}/problem hdr Retry-After 1
+    http-error status 503 content-type application/problem+json file {folder}/problem hdr Retry-After 1
+    http-error status 504 content-type application/problem+json file {folder}/problem hdr Retry-After 1
+    http-response return status 503 content-type application/problem+json file {folder}/problem hdr Retry-After 1 if {{ status 502 504 }}
+    http-after-response set-status 503 if {{ status 502 504 }}
+{servers}
+
+# Pushpin's own list of targets only fails over; this balances, and takes an origin that is replaced out in time.
+frontend inner
+    bind 127.0.0.1:{settings.inner_port}
+    default_backend origins
+
+backend origins
+    balance leastconn
+    timeout server 15s
+    retry-on conn-failure empty-response
+    # Whether it runs, not whether the database answers: an origin says that itself, and better.
+    option httpchk GET /live
+    default-server inter 500ms fall 2 rise 1
+{origin_servers}
+
+frontend haproxy
+    bind 127.0.0.1:{settings.haproxy_port}
+    monitor-uri /live
+    http-request use-service prometheus-exporter if {{ path /metrics }}
+    http-request return status 404
+"""
+    pace = resources.files("fleetcast").joinpath("pace.lua").read_text()
+    return {"haproxy.cfg": text, "unavailable": _UNAVAILABLE, "problem": _PROBLEM, "pace.lua": pace}

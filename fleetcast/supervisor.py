@@ -1,0 +1,130 @@
+"""Keeps a set of processes running: starts them, starts again what dies (with back-off, and says so), ends them clean.
+
+Each process has its own process group, which is killed whole: Pushpin's children would otherwise go on serving when their
+parent is killed. Should the supervisor itself be killed, the kernel sends each of them SIGTERM.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import signal
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+_BACK_OFF = (0.2, 0.5, 1.0, 2.0, 5.0)
+_STEADY = 20.0  # a process that ran this long starts again without delay
+_GRACE = 8.0
+
+Notice = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Program:
+    """One process: its name, command, environment, and a check that returns when it is ready (raises OSError until then)."""
+
+    name: str
+    command: Sequence[str]
+    environment: Mapping[str, str] = field(default_factory=dict)
+    ready: Callable[[], Awaitable[None]] | None = None
+    folder: Path | None = None
+
+
+class Supervisor:
+    """Runs programs; `notice` gets a line for a person each time one dies or is started again."""
+
+    def __init__(self, logs: Path, notice: Notice) -> None:
+        self._logs = logs
+        self._notice = notice
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._processes: dict[str, asyncio.subprocess.Process] = {}
+        self._order: list[str] = []
+
+    def start(self, program: Program) -> None:
+        """Begins to keep this program running."""
+        self._order.append(program.name)
+        self._tasks[program.name] = asyncio.create_task(self._keep(program))
+
+    def pid(self, name: str) -> int | None:
+        """Its process id now, if it runs."""
+        process = self._processes.get(name)
+        return process.pid if process is not None and process.returncode is None else None
+
+    @property
+    def names(self) -> Sequence[str]:
+        """All programs, in the order they were started."""
+        return tuple(self._order)
+
+    async def stop(self) -> None:
+        """Ends all, those started last first; what does not end by itself within a bound is killed."""
+        for name in reversed(self._order):
+            await self.stop_one(name)
+        self._order.clear()
+
+    async def stop_one(self, name: str, sign: signal.Signals = signal.SIGTERM) -> None:
+        """Ends one for good."""
+        task = self._tasks.pop(name)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        process = self._processes.pop(name, None)
+        if process is not None:
+            await _end(process, sign)
+
+    def log(self, name: str) -> Path:
+        """Where a program's output goes."""
+        return self._logs / f"{name}.log"
+
+    async def _keep(self, program: Program) -> None:
+        loop = asyncio.get_running_loop()
+        failures = 0
+        while True:
+            began = loop.time()
+            process = await self._spawn(program)
+            code = await process.wait()
+            _kill_group(process.pid)
+            failures = 0 if loop.time() - began > _STEADY else failures
+            pause = _BACK_OFF[min(failures, len(_BACK_OFF) - 1)]
+            failures += 1
+            why = f"signal {-code}" if code < 0 else f"status {code}"
+            self._notice(
+                f"{program.name} died ({why}); starting it again in {pause} s. Its log: {self.log(program.name)}"
+            )
+            await asyncio.sleep(pause)
+
+    async def _spawn(self, program: Program) -> asyncio.subprocess.Process:
+        with self.log(program.name).open("ab") as output:
+            process = await asyncio.create_subprocess_exec(
+                *_with_us(program.command),
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                env=dict(program.environment),
+                cwd=program.folder,
+                start_new_session=True,
+            )
+        self._processes[program.name] = process
+        return process
+
+
+def _with_us(command: Sequence[str]) -> Sequence[str]:
+    """The command, ended by the kernel if we are."""
+    setpriv = shutil.which("setpriv")
+    return [setpriv, "--pdeathsig", "TERM", "--", *command] if setpriv else command
+
+
+def _kill_group(pid: int) -> None:
+    with suppress(ProcessLookupError, PermissionError):
+        os.killpg(pid, signal.SIGKILL)
+
+
+async def _end(process: asyncio.subprocess.Process, sign: signal.Signals) -> None:
+    if process.returncode is None:
+        with suppress(ProcessLookupError):
+            process.send_signal(sign)
+        with suppress(TimeoutError):
+            await asyncio.wait_for(process.wait(), _GRACE)
+    _kill_group(process.pid)
+    await process.wait()

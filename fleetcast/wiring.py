@@ -1,0 +1,187 @@
+"""Joins seams and adapters for each role, and serves it until it is told to stop.
+
+`run_ingest`, `run_consume` and `run_origin` are whole processes' lives: connect, make what is missing, serve, and at SIGTERM
+finish what is in hand. Whatever goes wrong before that raises; a supervisor starts the process again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import sys
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
+
+import structlog
+import uvicorn
+from starlette.types import ASGIApp
+
+from fleetcast import enrich, health, ingest, origin, pushpin
+from fleetcast.clock import SystemClock
+from fleetcast.consume import Consumer
+from fleetcast.edge import Edge
+from fleetcast.errors import Unavailable, Unusable
+from fleetcast.jetstream import Connection, connect, provisioned
+from fleetcast.nats_live import NatsLive
+from fleetcast.nats_queue import NatsQueue
+from fleetcast.settings import Settings
+from fleetcast.subjects import PACKETS
+
+log = structlog.get_logger()
+
+_FINISH = 5  # seconds that requests in hand get at SIGTERM
+
+
+def configure_logging(settings: Settings, role: str) -> None:
+    """Structured logs on standard error: for people on a terminal, one JSON object a line otherwise."""
+    text = settings.log == "text" or (settings.log == "auto" and sys.stderr.isatty())
+    renderer = structlog.dev.ConsoleRenderer() if text else structlog.processors.JSONRenderer()
+    levels = {"debug": 10, "info": 20, "warning": 30, "error": 40}
+    structlog.configure(
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.StackInfoRenderer(),
+            structlog.processors.format_exc_info,
+            renderer,
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(levels[settings.log_level]),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+    )
+    structlog.contextvars.bind_contextvars(role=role)
+
+
+async def run_ingest(settings: Settings) -> None:
+    """The HTTP door for vehicles."""
+    connection = await _connected(settings, "ingest")
+    queue = NatsQueue(connection, settings, SystemClock())
+    checks = {"queue": partial(_stream_answers, connection)}
+    app = ingest.application(queue, settings)
+    if settings.host == "127.0.0.1":
+        log.info("no credentials are configured: open for development, on loopback only")
+    await _serve(settings, "ingest", checks, app, settings.host, settings.ingest_port)
+    await connection.close()
+
+
+async def run_origin(settings: Settings) -> None:
+    """The app-facing API behind the edge."""
+    if not settings.sig_key:
+        raise Unusable(
+            "sig_key: missing; an origin must know the key by which the edge signs (setting sig_key)"
+        )
+    connection = await _connected(settings, "origin")
+    live = NatsLive(connection, settings)
+    app = origin.application(
+        live,
+        settings,
+        signed=lambda signature: pushpin.signed_by_edge(signature, settings.sig_key),
+        hold=lambda channel, at, control, link: pushpin.hold(channel, at, control, link, settings),
+        last_ids=pushpin.last_ids,
+    )
+    await _serve(settings, "origin", {"live": live.epoch}, app, "127.0.0.1", settings.origin_port)
+    await connection.close()
+
+
+async def run_consume(settings: Settings) -> None:
+    """The streaming consumer."""
+    enrichers = enrich.load(settings.enrichers)
+    clock = SystemClock()
+    connection = await _connected(settings, "consume")
+    queue = NatsQueue(connection, settings, clock)
+    live = NatsLive(connection, settings)
+    edge: Edge = pushpin.ZmqEdge(settings) if settings.publish == "zmq" else pushpin.HttpEdge(settings)
+    consumer = Consumer(queue, live, edge, enrichers, settings, clock)
+    checks: dict[str, health.Check] = {"queue": partial(_stream_answers, connection), "live": live.epoch}
+
+    async def life() -> None:
+        await edge.ready()
+        await queue.join()
+        await consumer.run()
+
+    async def finish() -> None:
+        consumer.stop()
+        await queue.leave()
+
+    try:
+        await _serve(settings, "consume", checks, life=life, finish=finish)
+    finally:
+        await edge.close()
+        await connection.close()
+
+
+async def _connected(settings: Settings, role: str) -> Connection:
+    connection = await connect(settings, f"fleetcast-{role}")
+    await provisioned(connection, settings)
+    return connection
+
+
+async def _stream_answers(connection: Connection) -> None:
+    if not connection.client.is_connected:
+        raise Unavailable("not connected to nats-server")
+    await connection.api(f"STREAM.INFO.{PACKETS}", timeout=2)
+
+
+class _Server(uvicorn.Server):
+    """One of several in a process: the process, not the server, handles the signals."""
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+def _server(app: ASGIApp, host: str, port: int) -> _Server:
+    return _Server(
+        uvicorn.Config(
+            app,
+            host=host,
+            port=port,
+            log_config=None,
+            access_log=False,
+            lifespan="off",
+            server_header=False,
+            backlog=4096,
+            timeout_keep_alive=75,
+            timeout_graceful_shutdown=_FINISH,
+        )
+    )
+
+
+async def _serve(
+    settings: Settings,
+    role: str,
+    checks: Mapping[str, health.Check],
+    app: ASGIApp | None = None,
+    host: str = "127.0.0.1",
+    port: int = 0,
+    life: Callable[[], Coroutine[None, None, None]] | None = None,
+    finish: Callable[[], Awaitable[None]] | None = None,
+) -> None:
+    """Serves the application and the admin port, and lives `life`, until SIGTERM or SIGINT; then calls `finish`."""
+    servers = [_server(health.health(role, checks), "127.0.0.1", settings.admin_port)]
+    if app is not None:
+        servers.append(_server(app, host, port))
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    tasks: list[asyncio.Task[None]] = [asyncio.create_task(server.serve()) for server in servers]
+    if life is not None:
+        tasks.append(asyncio.create_task(life()))
+    stopping = asyncio.create_task(stop.wait())
+    log.info("started", port=port or None, admin=settings.admin_port)
+    await asyncio.wait([*tasks, stopping], return_when=asyncio.FIRST_COMPLETED)
+    ended = [task for task in tasks if task.done()]
+    log.info("stopping" if stop.is_set() else "ended by itself")
+    if finish is not None:
+        await finish()
+    for server in servers:
+        server.should_exit = True
+    done, pending = await asyncio.wait(tasks, timeout=_FINISH + 2)
+    for task in pending:
+        task.cancel()
+    await asyncio.gather(*pending, return_exceptions=True)
+    stopping.cancel()
+    for task in ended:
+        task.result()  # a server that could not bind, or a bug: raise it here
+    log.info("stopped")
