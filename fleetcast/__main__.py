@@ -1,0 +1,7 @@
+"""`python -m fleetcast`."""
+
+import sys
+
+from fleetcast.commands import main
+
+sys.exit(main())

@@ -1,0 +1,57 @@
+"""`fleetcast up`: the platform on this machine, without a fleet."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import signal
+import sys
+from typing import Any
+
+from fleetcast.platform import Platform
+from fleetcast.settings import Settings
+
+_TEXT = """Starts nats-server, the edge (Pushpin and HAProxy), ingest, consume and origin; prints `ready <url>`; keeps them
+running until Ctrl-C. Open for development: it listens on loopback only."""
+
+
+def add_commands(commands: Any) -> None:
+    """Adds it to the parser."""
+    sub = commands.add_parser(
+        "up", help="run the platform on this machine, without a fleet", description=_TEXT
+    )
+    sub.set_defaults(run=run)
+
+
+def say(line: str) -> None:
+    """A line for the person who started it."""
+    print(line, file=sys.stderr, flush=True)
+
+
+async def run(arguments: argparse.Namespace, settings: Settings) -> int:
+    """Runs it until SIGINT or SIGTERM."""
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    platform = Platform(settings, say)
+    starting = asyncio.create_task(platform.__aenter__())
+    stopping = asyncio.create_task(stop.wait())
+    await asyncio.wait({starting, stopping}, return_when=asyncio.FIRST_COMPLETED)
+    if not starting.done():  # Ctrl-C while it starts
+        starting.cancel()
+        await asyncio.gather(starting, return_exceptions=True)
+        return 0
+    stopping_early = stop.is_set()
+    await starting
+    try:
+        if not stopping_early:
+            say(
+                f"open for development: no credentials, loopback only. Vehicles send to {platform.ingest_url}"
+            )
+            print(f"ready {platform.url}", flush=True)
+            await stop.wait()
+        say("stopping")
+    finally:
+        await platform.stop()
+        stopping.cancel()
+    return 0
