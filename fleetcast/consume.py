@@ -65,14 +65,14 @@ class Consumer:
         self._clock = clock
         self._held: OrderedDict[str, Held] = OrderedDict()
         self._epoch = ""
-        self._stopping = False
+        self._stopping = asyncio.Event()
 
     async def run(self) -> None:
         """Until `stop`: what is in hand then is finished."""
         failures = 0
-        while not self._stopping:
+        while not self._stopping.is_set():
             try:
-                batch = await self._queue.pull(self._settings.batch_packets)
+                batch = await self._pull()
                 await (self.handle if failures < _FAILURES else self._vehicle_by_vehicle)(batch)
                 failures = 0
             except Recover as why:
@@ -81,10 +81,23 @@ class Consumer:
 
     def stop(self) -> None:
         """Ends `run` after the batch in hand."""
-        self._stopping = True
+        self._stopping.set()
+
+    async def _pull(self) -> Sequence[Delivery]:
+        """A batch, or nothing when it is time to stop; what was pulled in that moment comes again to the next owner."""
+        pulling = asyncio.create_task(self._queue.pull(self._settings.batch_packets))
+        stopping = asyncio.create_task(self._stopping.wait())
+        try:
+            await asyncio.wait({pulling, stopping}, return_when=asyncio.FIRST_COMPLETED)
+            return pulling.result() if pulling.done() else ()
+        finally:
+            pulling.cancel()
+            stopping.cancel()
 
     async def handle(self, batch: Sequence[Delivery]) -> None:
         """The flow. Raises Recover; whatever happened by then, nothing is acked that is not applied or rejected."""
+        if not batch:
+            return
         try:
             held = await self._load({delivery.vehicle for delivery in batch})
             folded = self._fold(batch, held)
@@ -227,7 +240,7 @@ class Consumer:
                 pause = _BACK_OFF[min(attempt, len(_BACK_OFF) - 1)]
                 log.warning("cannot recover yet; trying again", error=str(error), seconds=pause)
                 await asyncio.sleep(pause)
-                if self._stopping:
+                if self._stopping.is_set():
                     return
             else:
                 return

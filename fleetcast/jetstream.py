@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+from contextlib import suppress
 from typing import Any
 
 import msgspec
@@ -52,10 +53,8 @@ class Connection:
     async def close(self) -> None:
         """Sends what is buffered, then closes."""
         self.closing = True
-        try:
+        with suppress(TimeoutError, nats.errors.Error, OSError):
             await asyncio.wait_for(self.client.flush(), 2)
-        except (TimeoutError, nats.errors.Error, OSError):
-            pass
         await self.client.close()
 
     async def api(self, subject: str, body: object = None, timeout: float = 5.0) -> dict[str, Any]:  # noqa: ASYNC109

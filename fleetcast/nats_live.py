@@ -1,7 +1,8 @@
 """The live state on JetStream: stream LIVE, `state.<vehicle>` for ever and `update.<vehicle>.<version>` by TTL.
 
-A commit is one atomic batch. Each vehicle's `state` message carries `Nats-Expected-Last-Subject-Sequence`: the fence. Values are
-JSON in zstd. A commit whose answer is lost may have happened: it raises Fenced, and the caller reloads from the leader.
+A commit is one atomic batch. Each vehicle's `state` message carries `Nats-Expected-Last-Subject-Sequence`: the fence.
+Values are JSON in zstd. A commit whose answer is lost may have happened: it raises Fenced, and the caller reloads from
+the leader.
 """
 
 from __future__ import annotations

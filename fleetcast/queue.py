@@ -21,7 +21,10 @@ class Stored(msgspec.Struct, frozen=True):
 
 
 class Delivery(msgspec.Struct, frozen=True):
-    """One packet out of the queue, as it was stored (`stored`: when, seconds since 1970). `token` is the adapter's own, for the ack."""
+    """One packet out of the queue, as it was stored (`stored`: when, seconds since 1970).
+
+    `token` is the adapter's own, for the ack.
+    """
 
     vehicle: str
     partition: int

@@ -188,7 +188,4 @@ def _converted(values: Mapping[str, Any], source: str, *, strict: bool) -> Setti
         raise Unusable(f"{source}{where.rstrip('`')}: {what}") from None
 
 
-_DEFAULTS = {
-    name: default
-    for name, default in zip(Settings.__struct_fields__, Settings.__struct_defaults__, strict=True)
-}
+_DEFAULTS = dict(zip(Settings.__struct_fields__, Settings.__struct_defaults__, strict=True))

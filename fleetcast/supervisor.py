@@ -59,9 +59,12 @@ class Supervisor:
         return tuple(self._order)
 
     async def stop(self) -> None:
-        """Ends all, those started last first; what does not end by itself within a bound is killed."""
-        for name in reversed(self._order):
-            await self.stop_one(name)
+        """Ends all; what does not end by itself within a bound is killed.
+
+        The first program last: it is what the others stand on, and they finish what they have in hand.
+        """
+        await asyncio.gather(*(self.stop_one(name) for name in self._order[1:] if name in self._tasks))
+        await asyncio.gather(*(self.stop_one(name) for name in self._order[:1] if name in self._tasks))
         self._order.clear()
 
     async def stop_one(self, name: str, sign: signal.Signals = signal.SIGTERM) -> None:

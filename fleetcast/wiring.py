@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import signal
 import sys
-from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping
+from collections.abc import Callable, Coroutine, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 
@@ -98,14 +98,13 @@ async def run_consume(settings: Settings) -> None:
     async def life() -> None:
         await edge.ready()
         await queue.join()
-        await consumer.run()
-
-    async def finish() -> None:
-        consumer.stop()
-        await queue.leave()
+        try:
+            await consumer.run()
+        finally:
+            await queue.leave()
 
     try:
-        await _serve(settings, "consume", checks, life=life, finish=finish)
+        await _serve(settings, "consume", checks, life=life, finish=consumer.stop)
     finally:
         await edge.close()
         await connection.close()
@@ -156,7 +155,7 @@ async def _serve(
     host: str = "127.0.0.1",
     port: int = 0,
     life: Callable[[], Coroutine[None, None, None]] | None = None,
-    finish: Callable[[], Awaitable[None]] | None = None,
+    finish: Callable[[], None] | None = None,
 ) -> None:
     """Serves the application and the admin port, and lives `life`, until SIGTERM or SIGINT; then calls `finish`."""
     servers = [_server(health.health(role, checks), "127.0.0.1", settings.admin_port)]
@@ -174,10 +173,10 @@ async def _serve(
     ended = [task for task in tasks if task.done()]
     log.info("stopping" if stop.is_set() else "ended by itself")
     if finish is not None:
-        await finish()
+        finish()
     for server in servers:
         server.should_exit = True
-    done, pending = await asyncio.wait(tasks, timeout=_FINISH + 2)
+    _, pending = await asyncio.wait(tasks, timeout=_FINISH + 2)
     for task in pending:
         task.cancel()
     await asyncio.gather(*pending, return_exceptions=True)
