@@ -67,12 +67,17 @@ class _Partition:
         self.outstanding = 0
         self.heard = 0.0
         self.broken: str | None = "newly ours"
+        self.fresh = True
+        self.reset = False
+        self.session = 0
 
     def hold(self, delivery: Delivery, sequence: int, pin: str) -> None:
         """Takes a delivery in. Raises _Lost."""
         if pin != self.pin:
             known, self.pin = self.pin, pin
-            raise _Lost("pinned anew" if known else "pinned")
+            # The first pin, with the first delivery since our own reset: nobody else was given anything in between.
+            if known or not self.reset or sequence != 1:
+                raise _Lost("pinned anew")
         if sequence != self.expected or delivery.position <= self.last_position:
             raise _Lost(f"delivery {sequence} where {self.expected} was due")
         self.expected += 1
@@ -95,7 +100,6 @@ class NatsQueue:
         self._tasks: list[asyncio.Task[None]] = []
         self._member = settings.member or f"{socket.gethostname()}-{getpid()}"
         self._members = Members(self._member, clock, settings.member_timeout, self._tend.set)
-        self._unpinned: set[int] = set()
 
     # Putting
 
@@ -194,7 +198,6 @@ class NatsQueue:
             await self._unpin(number)
         for number in sorted(mine - self._partitions.keys()):
             self._partitions[number] = _Partition(number)
-            self._unpinned.add(number)
             self._wake.set()
         metrics.PARTITIONS.set(len(self._partitions))
 
@@ -251,12 +254,13 @@ class NatsQueue:
 
     async def _reset(self, partition: _Partition) -> None:
         await self._unsubscribe(partition)
-        if partition.number in self._unpinned:
-            self._unpinned.discard(partition.number)
+        if partition.fresh:
             await self._unpin(partition.number)
-        if (
-            partition.pin
-        ):  # without one we are not the owner yet: the first message brings it, and a reset then
+        # Without a pin somebody else may own it still, and a reset would disturb that one: our first message brings a
+        # pin, and with it the reset.
+        partition.reset = partition.fresh or bool(partition.pin)
+        partition.fresh = False
+        if partition.reset:
             consumer = partition_consumer(partition.number)
             await self._connection.api(f"CONSUMER.RESET.{PACKETS}.{consumer}", {})
         # Always 1, whatever the answer says was delivered by now: that went to an older pull, and must not be skipped.
@@ -271,6 +275,7 @@ class NatsQueue:
             with suppress(nats.errors.Error, OSError):
                 await partition.subscription.unsubscribe()
             partition.subscription = None
+            partition.session += 1
 
     async def _keep_pulling(self, partition: _Partition) -> None:
         now = self._clock.monotonic()
@@ -281,9 +286,12 @@ class NatsQueue:
         client = self._connection.client
         # A new inbox for each reset: what an older pull still sends must not be taken for the new one's.
         if partition.subscription is None:
+            partition.session += 1
+            session = partition.session
 
             async def on_message(message: Msg) -> None:
-                self._on_message(partition, message)
+                if session == partition.session:
+                    self._on_message(partition, message)
 
             partition.subscription = await client.subscribe(
                 client.new_inbox(), cb=on_message, pending_msgs_limit=-1, pending_bytes_limit=-1

@@ -100,10 +100,12 @@ class _Replica:
                 self.connected.clear()
                 log.warning("edge replica lost", replica=self.address)
 
-    def close(self) -> None:
+    async def close(self) -> None:
         for task in self.tasks:
             task.cancel()
+        await asyncio.gather(*self.tasks, return_exceptions=True)
         self.socket.disable_monitor()
+        self.monitor.close(linger=0)
         self.socket.close()
 
 
@@ -165,9 +167,9 @@ class ZmqEdge:
         """Lingers at most a second for what is on its way."""
         if self._task is not None:
             self._task.cancel()
-        for replica in self._replicas.values():
-            replica.close()
-        await asyncio.to_thread(self._context.term)
+            await asyncio.gather(self._task, return_exceptions=True)
+        await asyncio.gather(*(replica.close() for replica in self._replicas.values()))
+        await asyncio.to_thread(self._context.term)  # blocks for what lingers
 
     async def _keep_asking(self) -> None:
         while True:
@@ -184,7 +186,7 @@ class ZmqEdge:
             self._replicas[address] = _Replica(self._context, address)
         for address in self._replicas.keys() - wanted:
             if wanted:  # a name server that fails must not cost us the replicas that we have
-                self._replicas.pop(address).close()
+                await self._replicas.pop(address).close()
 
 
 class HttpEdge:
