@@ -31,7 +31,7 @@ T = TypeVar("T")
 _STATE = msgspec.json.Decoder(State)
 _UPDATE = msgspec.json.Decoder(Update)
 _NO_MESSAGE = 10037
-_WRONG_LAST = 10071
+_WRONG_LAST = (10071, 10164)  # the second: another commit of the same subject is under way
 _TOO_MUCH = (
     10047,
     10077,
@@ -217,7 +217,7 @@ class NatsLive:
 
 def _decision(error: dict[str, Any]) -> Fenced | Refused | Unavailable:
     code, err_code, text = error.get("code", 500), error.get("err_code", 0), error.get("description", "")
-    if err_code == _WRONG_LAST:
+    if err_code in _WRONG_LAST:
         return Fenced(f"another process committed first: {text}")
     if err_code in _TOO_MUCH or err_code in _BUSY or code in (429, 503):
         return Unavailable(f"commit not taken: {text} ({err_code})")

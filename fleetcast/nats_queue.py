@@ -100,6 +100,7 @@ class NatsQueue:
         self._tasks: list[asyncio.Task[None]] = []
         self._member = settings.member or f"{socket.gethostname()}-{getpid()}"
         self._members = Members(self._member, clock, settings.member_timeout, self._tend.set)
+        self._hearing: Subscription | None = None
 
     # Putting
 
@@ -133,7 +134,7 @@ class NatsQueue:
     async def join(self) -> None:
         """Begins to take part: hears the others first, so as not to grab what is theirs."""
         self._connection.on_reconnect.append(self._reconnected)
-        await self._connection.client.subscribe(MEMBERS, cb=self._on_member)
+        self._hearing = await self._connection.client.subscribe(MEMBERS, cb=self._on_member)
         await self._say()
         await asyncio.sleep(_HELLO)
         self._tend.set()
@@ -141,6 +142,9 @@ class NatsQueue:
 
     async def leave(self) -> None:
         """Hands the partitions over at once. What was not acked comes again, to the next owner."""
+        if self._hearing is not None:  # or we would go on answering newcomers, who would take us for alive
+            with suppress(nats.errors.Error, OSError):
+                await self._hearing.unsubscribe()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -224,8 +228,8 @@ class NatsQueue:
                 share = max(1, most // len(full))
                 taken: list[Delivery] = []
                 for partition in full:
-                    for _ in range(min(share, len(partition.buffer), most - len(taken))):
-                        taken.append(partition.buffer.popleft())
+                    count = min(share, len(partition.buffer), most - len(taken))
+                    taken += [partition.buffer.popleft() for _ in range(count)]
                     if not partition.buffer:
                         self._tend.set()
                 return taken
@@ -243,9 +247,11 @@ class NatsQueue:
         try:
             info = await self._connection.api(f"STREAM.INFO.{PACKETS}")
             self._incarnation = info["created"]
-            await asyncio.gather(
-                *(self._reset(self._partitions[n]) for n in partitions if n in self._partitions)
-            )
+            ours = [self._partitions[number] for number in partitions if number in self._partitions]
+            # All are waited for: one still under way must not meet the next attempt's.
+            ends = await asyncio.gather(*(self._reset(partition) for partition in ours), return_exceptions=True)
+            if errors := [end for end in ends if end is not None]:
+                raise errors[0]
         except ApiError as error:
             raise Unavailable(f"packet stream: {error}") from error
         except (nats.errors.Error, OSError) as error:
@@ -253,6 +259,7 @@ class NatsQueue:
         self._tend.set()
 
     async def _reset(self, partition: _Partition) -> None:
+        partition.broken = partition.broken or "reset not finished"  # and no pull begins meanwhile
         await self._unsubscribe(partition)
         if partition.fresh:
             await self._unpin(partition.number)
@@ -331,6 +338,8 @@ class NatsQueue:
             last = headers.get("Nats-Last-Consumer")
             if partition.pin and last is not None and int(last) >= partition.expected:
                 raise _Lost(f"delivery {last} never came")
+            return
+        if status == "503":  # no consumer there now: ask again when the pull has been silent for long, not at once
             return
         partition.outstanding = 0
         self._tend.set()

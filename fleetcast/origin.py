@@ -23,6 +23,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from fleetcast import metrics, sse
+from fleetcast.clock import Clock, SystemClock
 from fleetcast.errors import Refuse, Unavailable
 from fleetcast.health import on_http_exception, on_refuse, problem
 from fleetcast.live import Live
@@ -48,12 +49,15 @@ _NO_STORE = {"Cache-Control": "no-store"}
 class Origin:
     """The handlers, over the live seam and the edge's own headers."""
 
-    def __init__(self, live: Live, settings: Settings, signed: Signed, hold: Hold, last_ids: LastIds) -> None:
+    def __init__(
+        self, live: Live, settings: Settings, signed: Signed, hold: Hold, last_ids: LastIds, clock: Clock
+    ) -> None:
         self._live = live
         self._settings = settings
         self._signed = signed
         self._hold = hold
         self._last_ids = last_ids
+        self._clock = clock
 
     async def latest(self, request: Request) -> Response:
         """200 with the snapshot, 304 if the app has it, 404 for a vehicle that never sent."""
@@ -83,7 +87,10 @@ class Origin:
             state = (await self._live.latest(vehicle)).state
             body, at = _snapshot(epoch, state), event_id(epoch, state.version)
             metrics.SNAPSHOTS.inc()
-        held = self._hold(channel(vehicle), at, control_number(vehicle), random.randrange(NEXT_LINKS))
+        # The edge asks for ten unlike links a second, a hundred sessions of one link at a time, and asks for each new channel
+        # within a second: so phones that come together share a link, and over time all links are used alike.
+        link = int(self._clock.now()) % NEXT_LINKS
+        held = self._hold(channel(vehicle), at, control_number(vehicle), link)
         return _stream(body, held)
 
     async def next(self, request: Request) -> Response:
@@ -161,9 +168,16 @@ def unavailable(reason: str) -> bytes:
     )
 
 
-def application(live: Live, settings: Settings, signed: Signed, hold: Hold, last_ids: LastIds) -> Starlette:
+def application(
+    live: Live,
+    settings: Settings,
+    signed: Signed,
+    hold: Hold,
+    last_ids: LastIds,
+    clock: Clock = SystemClock(),  # noqa: B008 - it has no state
+) -> Starlette:
     """The ASGI application."""
-    origin = Origin(live, settings, signed, hold, last_ids)
+    origin = Origin(live, settings, signed, hold, last_ids, clock)
     return Starlette(
         routes=[
             Route("/v1/vehicles/{vehicle}", origin.guarded(origin.latest)),

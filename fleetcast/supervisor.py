@@ -1,7 +1,7 @@
 """Keeps a set of processes running: starts them, starts again what dies (with back-off, and says so), ends them clean.
 
-Each process has its own process group, which is killed whole: Pushpin's children would otherwise go on serving when their
-parent is killed. Should the supervisor itself be killed, the kernel sends each of them SIGTERM.
+Each process leads a session of its own, which is killed whole when it dies: Pushpin's children, each in a process group of
+its own, would otherwise go on serving without their parent. Should the supervisor be killed, the kernel sends each SIGTERM.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ class Supervisor:
             began = loop.time()
             process = await self._spawn(program)
             code = await process.wait()
-            _kill_group(process.pid)
+            _kill_session(process.pid)
             failures = 0 if loop.time() - began > _STEADY else failures
             pause = _BACK_OFF[min(failures, len(_BACK_OFF) - 1)]
             failures += 1
@@ -118,9 +118,16 @@ def _with_us(command: Sequence[str]) -> Sequence[str]:
     return [setpriv, "--pdeathsig", "TERM", "--", *command] if setpriv else command
 
 
-def _kill_group(pid: int) -> None:
-    with suppress(ProcessLookupError, PermissionError):
-        os.killpg(pid, signal.SIGKILL)
+def _kill_session(leader: int) -> None:
+    """Kills what is left of the session, children of children included."""
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit():
+            continue
+        with suppress(OSError, ProcessLookupError):
+            # pid (name) state ppid pgrp session …; the name may hold spaces and parentheses
+            fields = (entry / "stat").read_text().rpartition(")")[2].split()
+            if int(fields[3]) == leader:
+                os.kill(int(entry.name), signal.SIGKILL)
 
 
 async def _end(process: asyncio.subprocess.Process, sign: signal.Signals) -> None:
@@ -129,5 +136,5 @@ async def _end(process: asyncio.subprocess.Process, sign: signal.Signals) -> Non
             process.send_signal(sign)
         with suppress(TimeoutError):
             await asyncio.wait_for(process.wait(), _GRACE)
-    _kill_group(process.pid)
+    _kill_session(process.pid)
     await process.wait()

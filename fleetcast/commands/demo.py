@@ -27,6 +27,7 @@ from fleetcast.settings import Settings
 from fleetcast.simulator.table import LiveTable, print_summary
 from fleetcast.simulator.verdict import Verdict
 from fleetcast.subjects import PACKETS
+from fleetcast.wiring import configure_logging
 
 _DRAINED = 60.0  # seconds that the queue may take to empty after the last packet
 _SETTLE = (
@@ -67,6 +68,8 @@ async def run(arguments: argparse.Namespace, settings: Settings) -> int:
     """Runs the demo; 0 if every promise was kept."""
     if arguments.cars < 1 or arguments.phones < 1:
         raise Unusable("demo: --cars and --phones must be at least 1")
+    # What goes wrong is said by the table's notes and the verdict; the roles' own logs are in files.
+    configure_logging(msgspec.structs.replace(settings, log_level="error"), "demo")
     demo = _Demo(arguments, settings)
     loop = asyncio.get_running_loop()
     working = asyncio.create_task(demo.run())
@@ -97,7 +100,7 @@ class _Demo:
         self.table = LiveTable(self.screen)
         self.platform = Platform(settings, self.say)
         self.counters = _Counters(self.platform)
-        self.connected = 0
+        self.all_connected = asyncio.Event()
         self.alive: list[_Simulator] = []
 
     def say(self, line: str) -> None:
@@ -145,13 +148,13 @@ class _Demo:
     async def _start_phones(self, stack: AsyncExitStack) -> _Simulator:
         phones = await stack.enter_async_context(_simulator(self._phones_command(), self._on_phones))
         self.alive.append(phones)
-        deadline = time.monotonic() + 30 + self.arguments.phones / 100
-        while self.connected < self.arguments.phones and time.monotonic() < deadline and not phones.broke:
-            await asyncio.sleep(0.05)
+        with suppress(TimeoutError):  # the verdict says if they never came
+            await asyncio.wait_for(self.all_connected.wait(), 30 + self.arguments.phones / 100)
         return phones
 
     def _on_phones(self, line: Mapping[str, Any]) -> None:
-        self.connected = line.get("connected", self.connected)
+        if line.get("connected", 0) >= self.arguments.phones:
+            self.all_connected.set()
         self.verdict.phones_line(line)
 
     async def _drive(self, seconds: float) -> None:
