@@ -31,7 +31,8 @@ from fleetcast.update import Update, diff
 
 log = structlog.get_logger()
 
-_FAILURES = 3
+_FAILURES = 3  # in a row, after which vehicles are committed one by one
+_READS = 64  # at once
 _BACK_OFF = (0.05, 0.2, 0.5, 1.0, 2.0)
 
 
@@ -112,6 +113,13 @@ class Consumer:
             await self._publish_latest(folded.redelivered - folded.updates.keys())
             await self._queue.ack(batch)
             self._count(batch, folded)
+            for change in changes:
+                log.debug(
+                    "committed",
+                    vehicle=change.state.vehicle,
+                    packet=change.state.position,
+                    version=change.state.version,
+                )
         except Refused as why:
             await self._isolate(batch, why)
         except (Fenced, Unavailable) as why:
@@ -134,6 +142,10 @@ class Consumer:
                 )
             except Reject as why:
                 folded.rejected.append((delivery, str(why)))
+                continue
+            except Exception as bug:
+                log.exception("cannot handle a packet", vehicle=delivery.vehicle, packet=delivery.position)
+                folded.rejected.append((delivery, f"cannot be handled: {type(bug).__name__}: {bug}"))
                 continue
             if after is not before:  # else it is a repeat, under another position
                 folded.states[delivery.vehicle] = after
@@ -186,14 +198,16 @@ class Consumer:
         gets nothing.
         """
         watched = [vehicle for vehicle in vehicles if self._edge.listeners(channel(vehicle))]
-        reads = await asyncio.gather(*(self._last_update(vehicle) for vehicle in watched))
+        slots = asyncio.Semaphore(_READS)
+        reads = await asyncio.gather(*(self._last_update(vehicle, slots) for vehicle in watched))
         if items := [self._item(update) for update in reads if update is not None]:
             await self._edge.publish(items)
 
-    async def _last_update(self, vehicle: str) -> Update | None:
-        held = await self._live.latest(vehicle, leader=True)
-        _, updates = await self._live.since(vehicle, held.state.version - 1)
-        return updates[-1] if updates else None
+    async def _last_update(self, vehicle: str, slots: asyncio.Semaphore) -> Update | None:
+        async with slots:
+            held = await self._live.latest(vehicle, leader=True)
+            _, updates = await self._live.since(vehicle, held.state.version - 1, leader=True)
+            return updates[-1] if updates else None
 
     async def _reject(self, delivery: Delivery, reason: str) -> None:
         await self._queue.reject(delivery, reason)

@@ -49,6 +49,7 @@ def configuration(settings: Settings, origins: Sequence[tuple[str, int]], folder
     http-check send meth GET uri / ver HTTP/1.1 hdr Host alive.invalid
     http-check expect status 200
     default-server check inter 1s fall 2 rise 2 on-marked-down shutdown-sessions"""
+    problem = f"http-response return status 503 content-type application/problem+json file {folder}/problem hdr Retry-After 1"
     servers = "\n".join(f"    server edge{number} {address}" for number, address in enumerate(edges))
     origin_servers = "\n".join(
         f"    server origin{number} {address} check port {admin}"
@@ -111,7 +112,7 @@ backend plain
     http-error status 502 content-type application/problem+json file {folder}/problem hdr Retry-After 1
     http-error status 503 content-type application/problem+json file {folder}/problem hdr Retry-After 1
     http-error status 504 content-type application/problem+json file {folder}/problem hdr Retry-After 1
-    http-response return status 503 content-type application/problem+json file {folder}/problem hdr Retry-After 1 if {{ status 502 504 }}
+    {problem} if {{ status 502 504 }}
     http-after-response set-status 503 if {{ status 502 504 }}
 {servers}
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping
 
 import msgspec
+import structlog
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -17,6 +18,8 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
 from fleetcast.errors import FleetcastError, Refuse
+
+log = structlog.get_logger()
 
 Check = Callable[[], Awaitable[object]]
 """Returns if what is asked answers, raises if not."""
@@ -41,6 +44,12 @@ async def on_http_exception(request: Request, error: Exception) -> Response:
     """Starlette's own 404 and 405 in the same form."""
     assert isinstance(error, HTTPException)
     return problem(error.status_code, error.detail, f"{request.method} {request.url.path}", error.headers)
+
+
+async def on_bug(request: Request, error: Exception) -> Response:
+    """Anything else is a bug of ours: said in the log with its traceback, not to the caller."""
+    log.error("bug", method=request.method, path=request.url.path, exc_info=error)
+    return problem(500, "A bug of ours", "it is in the log")
 
 
 def health(role: str, checks: Mapping[str, Check]) -> Starlette:

@@ -19,7 +19,7 @@ from starlette.routing import Route
 
 from fleetcast import metrics
 from fleetcast.errors import Refuse, Reject, Unavailable
-from fleetcast.health import on_http_exception, on_refuse
+from fleetcast.health import on_bug, on_http_exception, on_refuse
 from fleetcast.packet import ENCODINGS, FORMS, declared_size, decode
 from fleetcast.queue import Queue
 from fleetcast.settings import Settings
@@ -80,7 +80,7 @@ def application(queue: Queue, settings: Settings) -> Starlette:
 
     return Starlette(
         routes=[Route("/v1/vehicles/{vehicle}/packets", accept, methods=["POST"])],
-        exception_handlers={Refuse: refused, HTTPException: on_http_exception},
+        exception_handlers={Refuse: refused, HTTPException: on_http_exception, Exception: on_bug},
     )
 
 

@@ -111,7 +111,15 @@ class NatsLive:
         return [*encoded, (state_subject(vehicle), self._value(change.state), fence)]
 
     def _value(self, value: State | Update) -> bytes:
-        text = msgspec.json.encode(value)
+        try:
+            text = msgspec.json.encode(value)
+        except (
+            TypeError,
+            ValueError,
+            OverflowError,
+            msgspec.MsgspecError,
+        ) as error:  # what an enricher remembered
+            raise Refused(f"{type(value).__name__.lower()} is not JSON: {error}") from error
         if len(text) > self._settings.max_state:
             raise Refused(
                 f"{type(value).__name__.lower()} of {len(text)} bytes, more than {self._settings.max_state}"

@@ -249,7 +249,9 @@ class NatsQueue:
             self._incarnation = info["created"]
             ours = [self._partitions[number] for number in partitions if number in self._partitions]
             # All are waited for: one still under way must not meet the next attempt's.
-            ends = await asyncio.gather(*(self._reset(partition) for partition in ours), return_exceptions=True)
+            ends = await asyncio.gather(
+                *(self._reset(partition) for partition in ours), return_exceptions=True
+            )
             if errors := [end for end in ends if end is not None]:
                 raise errors[0]
         except ApiError as error:
@@ -339,7 +341,9 @@ class NatsQueue:
             if partition.pin and last is not None and int(last) >= partition.expected:
                 raise _Lost(f"delivery {last} never came")
             return
-        if status == "503":  # no consumer there now: ask again when the pull has been silent for long, not at once
+        if (
+            status == "503"
+        ):  # no consumer there now: ask again when the pull has been silent for long, not at once
             return
         partition.outstanding = 0
         self._tend.set()

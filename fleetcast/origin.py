@@ -25,7 +25,7 @@ from starlette.routing import Route
 from fleetcast import metrics, sse
 from fleetcast.clock import Clock, SystemClock
 from fleetcast.errors import Refuse, Unavailable
-from fleetcast.health import on_http_exception, on_refuse, problem
+from fleetcast.health import on_bug, on_http_exception, on_refuse, problem
 from fleetcast.live import Live
 from fleetcast.resume import Ahead, Replay, Reset, event_id, resume, version_of
 from fleetcast.settings import Settings
@@ -43,6 +43,7 @@ LastIds = Callable[[Sequence[str]], dict[str, str]]
 """`Grip-Last` headers -> id by channel."""
 
 _RETRY = (1000, 4000)
+_EPOCH_SECONDS = 1.0
 _NO_STORE = {"Cache-Control": "no-store"}
 
 
@@ -58,11 +59,12 @@ class Origin:
         self._hold = hold
         self._last_ids = last_ids
         self._clock = clock
+        self._epoch = ("", -_EPOCH_SECONDS)
 
     async def latest(self, request: Request) -> Response:
         """200 with the snapshot, 304 if the app has it, 404 for a vehicle that never sent."""
         vehicle = _vehicle(request)
-        epoch = await self._live.epoch()
+        epoch = await self._current_epoch()
         state = (await self._live.latest(vehicle)).state
         if state.version == 0:
             metrics.LATEST.labels("404").inc()
@@ -77,7 +79,7 @@ class Origin:
     async def events(self, request: Request) -> Response:
         """The beginning of a stream; what follows comes by the channel."""
         vehicle = _vehicle(request)
-        epoch = await self._live.epoch()
+        epoch = await self._current_epoch()
         last = request.headers.get("last-event-id") or request.query_params.get("last_event_id")
         if last:
             body, at = await self._resumed(vehicle, epoch, last, by="phone")
@@ -101,7 +103,7 @@ class Origin:
         ]
         if not known:
             raise Refuse(404, "Nothing to follow", "a next link is the edge's to ask, with Grip-Last")
-        epoch = await self._live.epoch()
+        epoch = await self._current_epoch()
         body, held = b"", list[tuple[str, str]]()
         for name, vehicle, _, last in known:
             part, at = await self._resumed(vehicle, epoch, last, by="edge")
@@ -112,6 +114,15 @@ class Origin:
                 *self._hold(name, at, control_number(vehicle), link),
             ]
         return _stream(body, held)
+
+    async def _current_epoch(self) -> str:
+        """Asked again every second: a restore renews it. A phone served with an old one is told `foreign` soon after."""
+        epoch, when = self._epoch
+        now = self._clock.monotonic()
+        if now - when >= _EPOCH_SECONDS:
+            epoch = await self._live.epoch()
+            self._epoch = (epoch, now)
+        return epoch
 
     async def _resumed(self, vehicle: str, epoch: str, last: str, by: str) -> tuple[bytes, str]:
         """(events, the id the stream is at after them)."""
@@ -184,7 +195,7 @@ def application(
             Route("/v1/vehicles/{vehicle}/events", origin.guarded(origin.events)),
             Route("/next/{link:int}", origin.guarded(origin.next)),
         ],
-        exception_handlers={Refuse: on_refuse, HTTPException: on_http_exception},
+        exception_handlers={Refuse: on_refuse, HTTPException: on_http_exception, Exception: on_bug},
     )
 
 

@@ -36,7 +36,7 @@ class Platform:
 
     def __init__(self, settings: Settings, notice: Notice) -> None:
         self._folder = Path(settings.data).absolute()
-        self.settings = _with_edges(settings)
+        self.settings = with_edges(settings)
         self.supervisor = Supervisor(self._folder / "log", notice)
         self._lock: IO[str] | None = None
 
@@ -167,7 +167,7 @@ class Platform:
     # Running
 
     async def _start(self) -> None:
-        nats = self._program("nats-server", [_nats_server(), "-c", str(self._folder / "run" / "nats.conf")])
+        nats = self._program("nats-server", [nats_server(), "-c", str(self._folder / "run" / "nats.conf")])
         self.supervisor.start(nats)
         host, port = natsserver.address(self.settings)
         await self._wait("nats-server", lambda: _tcp(host, port))
@@ -211,7 +211,7 @@ class Platform:
     def _program(self, name: str, command: list[str], more: dict[str, str] | None = None) -> Program:
         # The settings are in the file by now: what the environment says of them must not count twice.
         environment = {key: value for key, value in os.environ.items() if not key.startswith(PREFIX)}
-        environment["PATH"] = f"{environment.get('PATH', '')}:/usr/sbin:/sbin"
+        environment["PATH"] = search_path()
         return Program(name, command, environment | (more or {}))
 
     async def _wait(self, name: str, check: Callable[[], Awaitable[None]]) -> None:
@@ -236,23 +236,26 @@ class Platform:
 
 def missing_programs() -> list[str]:
     """The programs that are not installed."""
-    path = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
+    path = search_path()
     missing = [
         name for name in ("pushpin", "condure", "zurl", "haproxy") if shutil.which(name, path=path) is None
     ]
-    return missing + (
-        [] if Path(_nats_server()).exists() or shutil.which(_nats_server()) else ["nats-server"]
-    )
+    return missing + ([] if Path(nats_server()).exists() or shutil.which(nats_server()) else ["nats-server"])
 
 
-def _nats_server() -> str:
+def search_path() -> str:
+    """Where programs are looked for: HAProxy's folder is not on the path of an ordinary user."""
+    return f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
+
+
+def nats_server() -> str:
     """The one of our virtual environment, else the one on the path."""
     ours = Path(sys.executable).parent / "nats-server"
     return str(ours) if ours.exists() else "nats-server"
 
 
-def _with_edges(settings: Settings) -> Settings:
-    """With an address for each edge replica: those given, then the first one's with ports ten apart."""
+def with_edges(settings: Settings) -> Settings:
+    """The settings with an address for each edge replica: those given, then the first one's with ports ten apart."""
     given: dict[str, tuple[str, ...]] = {}
     for name in ("edge_sub", "edge_http"):
         addresses = list(getattr(settings, name))[: settings.edges]

@@ -6,10 +6,13 @@ key or a bad value raises `Unusable` with one line that names it.
 
 from __future__ import annotations
 
+import ast
+import inspect
 import ipaddress
 import socket
 import tomllib
 from collections.abc import Mapping
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -49,12 +52,15 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     # `up` and `demo` only: how many of each, and the ports between them
     edges: Annotated[int, msgspec.Meta(ge=1, le=16)] = 2
+    """Edge replicas that `up` starts."""
     consumers: Annotated[int, msgspec.Meta(ge=1, le=64)] = 2
+    """Consume processes that `up` starts."""
     origins: Annotated[int, msgspec.Meta(ge=1, le=64)] = 2
+    """Origin processes that `up` starts."""
     inner_port: Port = 8085
     """HAProxy's inner side: where the edge replicas find the origins."""
     edge_port: Port = 8100
-    """The first edge replica listens here, the next one 10 higher; each uses the four ports after it too."""
+    """The first edge replica listens here, the next one 10 higher; each uses the two ports after it too."""
     haproxy_port: Port = 8086
     """HAProxy's own health and metrics, on loopback."""
 
@@ -64,9 +70,11 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     queue_bytes: Count = 10_000_000_000
     """What the packet stream may hold before it refuses: size it for the longest outage of the consumers."""
     live_bytes: Count = 10_000_000_000
+    """What states and windows together may take before commits wait: 10 minutes of updates, and the states."""
     rejected_bytes: Count = 1_000_000_000
+    """What REJECTED may hold before consumption waits for somebody to look at it."""
     duplicate_window: Seconds = 120.0
-    """How long the queue itself recognises a repeated packet; the states recognise it for ever after."""
+    """How long the queue itself recognises a repeated packet; the states recognise it later too (the last 64)."""
     replicas: Literal[1, 3, 5] = 1
     """Copies of each stream, on as many nats-servers."""
     member: str = ""
@@ -109,6 +117,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     log: Literal["auto", "text", "json"] = "auto"
     """Logs for people or for machines; auto: text on a terminal."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
+    """debug says each packet."""
 
     def checked(self) -> Settings:
         """Itself, if what goes together goes together. Raises Unusable."""
@@ -159,13 +168,29 @@ def load(
     return _converted(values, "", strict=False).checked()
 
 
-def dump(settings: Settings) -> str:
-    """As TOML, each setting on a line."""
+def dump(settings: Settings, *, explain: bool = False) -> str:
+    """As TOML, each setting on a line; with what it means above it if asked to explain."""
+    texts = _meanings() if explain else {}
     lines = []
     for key in Settings.__struct_fields__:
-        value = getattr(settings, key)
-        lines.append(f"{key} = {msgspec.json.encode(value).decode()}")
-    return "\n".join(lines) + "\n"
+        lines += [
+            f"\n# {line}" if number == 0 else f"# {line}" for number, line in enumerate(texts.get(key, ()))
+        ]
+        lines.append(f"{key} = {msgspec.json.encode(getattr(settings, key)).decode()}")
+    return "\n".join(lines).lstrip() + "\n"
+
+
+def _meanings() -> dict[str, list[str]]:
+    """Each field's text, as it stands below the field in this file: one place for what a setting means."""
+    tree = ast.parse(inspect.getsource(Settings))
+    assert isinstance(tree.body[0], ast.ClassDef)
+    texts: dict[str, list[str]] = {}
+    for field, text in pairwise(tree.body[0].body):
+        if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name):
+            match text:
+                case ast.Expr(value=ast.Constant(value=str() as words)):
+                    texts[field.target.id] = [line.strip() for line in words.splitlines()]
+    return texts
 
 
 def _known(values: Mapping[str, Any], source: str) -> dict[str, Any]:

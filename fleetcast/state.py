@@ -7,7 +7,6 @@ and by the sender's own (boot, seq) (for a packet that was sent again), so a pac
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -16,6 +15,7 @@ import msgspec
 from fleetcast.errors import Reject
 from fleetcast.packet import Packet, Signal, Value
 
+_SIGNALS = msgspec.json.Decoder(dict[str, Signal])
 _REMEMBERED = 63  # bits of `seen`: fits the 64-bit integers of every JSON reader we use
 
 
@@ -52,17 +52,13 @@ class State(msgspec.Struct, frozen=True, omit_defaults=True):
     def with_signals(self, values: Mapping[str, Value], at: str) -> State:
         """A copy with these derived signals; `at` is when what they derive from was observed.
 
-        A value that stays the same keeps its time: a derived signal is as old as its last change. Raises ValueError for
-        a number that is not finite, which JSON cannot carry.
+        A value that stays the same keeps its time: a derived signal is as old as its last change.
         """
         changed = {
             p: Signal(v, at)
             for p, v in values.items()
             if self.value(p) != v or type(self.value(p)) is not type(v)
         }
-        for path, signal in changed.items():
-            if isinstance(signal.value, float) and not math.isfinite(signal.value):
-                raise ValueError(f"{path} is {signal.value}")
         return msgspec.structs.replace(self, signals={**self.signals, **changed}) if changed else self
 
     def recall(self, name: str) -> Mapping[str, Any]:
@@ -144,8 +140,23 @@ def _enriched(named: Named, state: State, packet: Packet) -> State:
         raise Reject(f"enricher {named.name} raised {type(error).__name__}: {error}") from error
     if not isinstance(after, State):
         raise Reject(f"enricher {named.name} returned {type(after).__name__}, not a State")
+    changed = {
+        path: signal for path, signal in after.signals.items() if signal is not state.signals.get(path)
+    }
+    if changed and not _readable(changed):
+        raise Reject(
+            f"enricher {named.name} set what no phone could read, among {', '.join(map(str, changed))}"[:500]
+        )
     # What counts and orders is ours: an enricher that touched it would break the chain for every phone.
     return msgspec.structs.replace(state, signals=after.signals, memory=after.memory)
+
+
+def _readable(signals: dict[str, Signal]) -> bool:
+    """Whether they come back from JSON as they are: no NaN, no null, no object, no foreign type."""
+    try:
+        return _SIGNALS.decode(msgspec.json.encode(signals)) == signals
+    except (msgspec.MsgspecError, TypeError, ValueError, OverflowError, RecursionError):
+        return False
 
 
 def _after(state: State, packet: Packet) -> tuple[int, int, int]:

@@ -10,7 +10,7 @@ import asyncio
 import os
 import shutil
 import signal
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,13 +24,11 @@ Notice = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Program:
-    """One process: its name, command, environment, and a check that returns when it is ready (raises OSError until then)."""
+    """One process: its name, its command, and its whole environment."""
 
     name: str
     command: Sequence[str]
     environment: Mapping[str, str] = field(default_factory=dict)
-    ready: Callable[[], Awaitable[None]] | None = None
-    folder: Path | None = None
 
 
 class Supervisor:
@@ -105,7 +103,6 @@ class Supervisor:
                 stdout=output,
                 stderr=output,
                 env=dict(program.environment),
-                cwd=program.folder,
                 start_new_session=True,
             )
         self._processes[program.name] = process

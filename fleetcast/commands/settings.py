@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 from typing import Any
 
 import msgspec
@@ -20,6 +21,7 @@ def add_commands(commands: Any) -> None:
 
 
 async def run(arguments: argparse.Namespace, settings: Settings) -> int:
-    """Prints them; a key is never printed."""
-    print(dump(msgspec.structs.replace(settings, sig_key="")), end="")
+    """Prints them; a key or password is never printed."""
+    shown = msgspec.structs.replace(settings, sig_key="", nats=re.sub(r"//[^@/]*@", "//…@", settings.nats))
+    print(dump(shown, explain=True), end="")
     return 0

@@ -132,10 +132,9 @@ class Samples:
             raw = len(first) + sum(len(self._lines[number]) + 1 for number in numbers)
             return _bounded(b"".join([zstd.compress(first, LEVEL), *self.frames(numbers)]), raw)
         lines = self.lines(numbers) + ([last] if last else [])
-        if form == "ndjson":
-            text = separator.join([opening, *lines]) + closing
-        else:
-            text = opening + separator.join(lines) + closing
+        # A line's end follows an x-ndjson head; in JSON the samples are a member of the one object.
+        start = opening + separator if form == "ndjson" and lines else opening
+        text = start + separator.join(lines) + closing
         return _bounded(COMPRESS[encoding](text), len(text))
 
 

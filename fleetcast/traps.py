@@ -1,0 +1,236 @@
+"""The traps of the engines' configurations, as checks on their text. Pure.
+
+Each was reproduced: docs/architecture.md has the table with the figures. `fleetcast doctor` runs them on what we render and
+on configurations that operators wrote themselves, since production has its own files.
+"""
+
+from __future__ import annotations
+
+import configparser
+import re
+from collections.abc import Iterator
+
+import msgspec
+
+from fleetcast.pushpin import client_maxconn
+from fleetcast.settings import Settings
+
+_EPHEMERAL = 32768
+
+
+class Finding(msgspec.Struct, frozen=True):
+    """One thing looked at: whether it is well, what it is, and if not, how to mend it."""
+
+    well: bool
+    what: str
+    mend: str = ""
+
+
+def pushpin(text: str, routes: str, settings: Settings) -> Iterator[Finding]:
+    """Findings on a pushpin.conf and its routes file."""
+    config = configparser.ConfigParser(
+        interpolation=None, strict=False, delimiters=("=",), comment_prefixes=("#",)
+    )
+    try:
+        config.read_string(text)
+    except configparser.Error as error:
+        yield Finding(well=False, what="pushpin.conf can be read", mend=str(error).splitlines()[0])
+        return
+
+    def value(section: str, key: str, default: str = "") -> str:
+        return config.get(section, key, fallback=default).strip()
+
+    def number(section: str, key: str, default: int) -> int:
+        found = value(section, key, str(default))
+        return int(found) if found.lstrip("-").isdigit() else default
+
+    def check(well: object, what: str, mend: str) -> Finding:
+        return Finding(bool(well), f"pushpin: {what}", "" if well else mend)
+
+    services = [name.strip() for name in value("runner", "services").split(",")]
+    zurl = [value("proxy", key) for key in ("zurl_out_specs", "zurl_out_stream_specs", "zurl_in_specs")]
+    key, listen = value("proxy", "sig_key", "changeme"), value("runner", "http_port")
+    body = number("handler", "push_in_max_body_size", 1_000_000)
+    first = next((line for line in routes.splitlines() if line.strip() and not line.startswith("#")), "")
+    yield check(
+        number("handler", "message_rate", 2500) == 0,
+        "message_rate=0",
+        "with a rate, messages closer together than 25 ms wait for a pause: set message_rate=0",
+    )
+    yield check(
+        number("handler", "message_hwm", 25000) == 0,
+        "message_hwm=0",
+        "beyond it messages are dropped: set message_hwm=0",
+    )
+    yield check(
+        "zurl" in services and all("{rundir}" in spec for spec in zurl),
+        "its own zurl",
+        "every request hangs unless a system zurl runs: add zurl to services, the zurl specs below {rundir}",
+    )
+    yield check(
+        value("global", "port_offset", "0") == "0",
+        "port_offset=0",
+        "it shifts the ports of other instances too: set 0 and give each port",
+    )
+    yield check(
+        number("runner", "log_level", 2) == 1,
+        "log_level=1",
+        "level 2 writes each URL with its query, tokens included, into the log",
+    )
+    yield check(
+        number("runner", "client_maxconn", 50_000) >= client_maxconn(settings),
+        f"client_maxconn above HAProxy's limit ({settings.edge_connections})",
+        f"Pushpin stops altogether when it is reached: set at least {client_maxconn(settings)}",
+    )
+    yield check(
+        number("handler", "connection_subscription_max", 20) >= 400,
+        "connection_subscription_max=500",
+        "channels beyond it are cut silently",
+    )
+    yield check(
+        body >= settings.max_state,
+        f"push_in_max_body_size of at least {settings.max_state}",
+        "larger states are refused when publishing by HTTP (push_in_http_max_body_size is ignored in 1.36)",
+    )
+    yield check(
+        key not in ("", "changeme"),
+        "sig_key is a secret",
+        "anybody could sign as the edge: set a random sig_key, the same in setting sig_key",
+    )
+    yield check(
+        settings.sig_key in ("", key),
+        "sig_key is the setting's",
+        "origins refuse every request: set the same key in both",
+    )
+    yield check(
+        ":" in listen,
+        "http_port names an address",
+        "a bare port listens on all addresses, past the front: write 127.0.0.1:PORT, or firewall it",
+    )
+    yield check(
+        all(port < _EPHEMERAL for port in _ports(text)),
+        "ports below 32768",
+        "the kernel gives ports from 32768 on to clients: use lower ones",
+    )
+    yield check(
+        first.split() == ["alive.invalid", "test"],
+        "the first route answers the health check",
+        "an origin outage would mark the edge down and cut its streams: make `alive.invalid test` the first route",
+    )
+    yield check(
+        value("proxy", "auto_cross_origin", "false") == "false",
+        "auto_cross_origin=false",
+        "it reflects any origin with credentials",
+    )
+
+
+def haproxy(text: str, settings: Settings) -> Iterator[Finding]:
+    """Findings on a haproxy.cfg."""
+
+    def check(pattern: str, what: str, mend: str) -> Finding:
+        well = re.search(pattern, text, re.MULTILINE) is not None
+        return Finding(well, f"haproxy: {what}", "" if well else mend)
+
+    def seconds(name: str) -> float:
+        found = [
+            _seconds(amount) for amount in re.findall(rf"^\s*timeout {name}\s+(\S+)", text, re.MULTILINE)
+        ]
+        return max(found, default=0.0)
+
+    yield check(
+        r"^\s*option http-no-delay", "option http-no-delay", "each small event waits 200 ms without it"
+    )
+    yield check(
+        r"^\s*option abortonclose",
+        "option abortonclose",
+        "streams of phones that went away live on without it",
+    )
+    yield check(
+        r"^\s*http-check .*alive\.invalid",
+        "the health check ends inside Pushpin",
+        "a check that reaches an origin cuts all streams when an origin is down: send Host alive.invalid",
+    )
+    yield check(
+        r"on-marked-down shutdown-sessions",
+        "a dead edge's streams are cut",
+        "phones on a hung edge never move: default-server … on-marked-down shutdown-sessions",
+    )
+    yield check(
+        r"lua\.pace",
+        "new streams are paced",
+        "1,000 connects at once end in hundreds of errors: load pace.lua, http-request lua.pace on /events",
+    )
+    yield check(
+        r"^\s*http-after-response set-status 200",
+        "failures of streams are told in band",
+        "an EventSource gives up for good on a 503: answer 200 with an unavailable event",
+    )
+    limits = [int(found) for found in re.findall(r"^\s*default-server .*\bmaxconn (\d+)", text, re.MULTILINE)]
+    well = bool(limits) and sum(limits) < client_maxconn(settings)
+    yield Finding(
+        well,
+        "haproxy: maxconn of the edge below Pushpin's own",
+        ""
+        if well
+        else f"Pushpin stops altogether at its limit: together less than {client_maxconn(settings)}",
+    )
+    for name in ("client", "server"):
+        well = seconds(name) >= 2 * settings.keep_alive
+        mend = (
+            "" if well else f"idle streams are cut between keep-alives: at least {2 * settings.keep_alive} s"
+        )
+        yield Finding(well, f"haproxy: timeout {name} above the keep-alive", mend)
+
+
+def nats(text: str, settings: Settings) -> Iterator[Finding]:
+    """Findings on a nats.conf."""
+    well = re.search(r"sync_interval\s*[:=]?\s*\"?always", text) is not None
+    yield Finding(
+        well,
+        "nats: sync_interval always",
+        "" if well else "acknowledged packets are lost in a power cut: set it in jetstream {}",
+    )
+    payload = re.search(r"max_payload\s*[:=]?\s*\"?(\d+)\s*([kKmM]?)[bB]?", text)
+    size = int(payload[1]) * {"": 1, "k": 1000, "m": 1_000_000}[payload[2].lower()] if payload else 1_048_576
+    well = size >= settings.max_packet + 65_536
+    mend = "" if well else f"a packet of {settings.max_packet} bytes and its headers do not pass: 2MB"
+    yield Finding(well, "nats: max_payload above the largest packet", mend)
+
+
+def stream(name: str, config: dict[str, object], wanted: dict[str, object]) -> Iterator[Finding]:
+    """Findings on a stream as it exists, against what it must be."""
+    for key, value in wanted.items():
+        if key in ("name", "metadata") or (found := config.get(key, False)) == value:
+            continue
+        loses = key in (
+            "retention",
+            "discard",
+            "subject_transform",
+            "allow_atomic",
+            "allow_msg_ttl",
+            "max_msgs_per_subject",
+        )
+        mend = (
+            "it must not run like this: back up, delete the stream, start again"
+            if loses
+            else "edit the stream, or the setting"
+        )
+        yield Finding(well=False, what=f"stream {name}: {key} is {found!r}, not {value!r}", mend=mend)
+
+
+def _ports(text: str) -> list[int]:
+    return [int(port) for port in re.findall(r"(?:tcp://[^\s,]*:|_port=(?:[^\s:]*:)?)(\d{2,5})\b", text)]
+
+
+def _seconds(amount: str) -> float:
+    match = re.fullmatch(r"(\d+)(us|ms|s|m|h|d)?", amount)
+    units: dict[str | None, float] = {
+        "us": 1e-6,
+        "ms": 1e-3,
+        None: 1e-3,
+        "s": 1,
+        "m": 60,
+        "h": 3600,
+        "d": 86400,
+    }
+    return int(match[1]) * units[match[2]] if match else 0.0
