@@ -49,7 +49,10 @@ def configuration(settings: Settings, origins: Sequence[tuple[str, int]], folder
     http-check send meth GET uri / ver HTTP/1.1 hdr Host alive.invalid
     http-check expect status 200
     default-server check inter 1s fall 2 rise 2 on-marked-down shutdown-sessions"""
-    problem = f"http-response return status 503 content-type application/problem+json file {folder}/problem hdr Retry-After 1"
+    word = f"content-type text/event-stream lf-file {folder}/unavailable"
+    unavailable = "\n".join(f"    http-error status {status} {word}" for status in (502, 503, 504))
+    problem = f"content-type application/problem+json file {folder}/problem hdr Retry-After 1"
+    problems = "\n".join(f"    http-error status {status} {problem}" for status in (502, 503, 504))
     servers = "\n".join(f"    server edge{number} {address}" for number, address in enumerate(edges))
     origin_servers = "\n".join(
         f"    server origin{number} {address} check port {admin}"
@@ -98,10 +101,8 @@ backend streams
     balance leastconn
 {check} maxconn {settings.edge_connections}
     # A browser's EventSource gives up for good on any status but 200: a temporary failure is told in band.
-    http-error status 502 content-type text/event-stream lf-file {folder}/unavailable
-    http-error status 503 content-type text/event-stream lf-file {folder}/unavailable
-    http-error status 504 content-type text/event-stream lf-file {folder}/unavailable
-    http-response return status 200 content-type text/event-stream lf-file {folder}/unavailable if {{ status 502 503 504 }}
+{unavailable}
+    http-response return status 200 {word} if {{ status 502 503 504 }}
     http-after-response set-status 200 if {{ status 502 503 504 }}
     http-after-response set-header Cache-Control no-store
 {servers}
@@ -109,10 +110,8 @@ backend streams
 backend plain
     balance leastconn
 {check} maxconn {plain}
-    http-error status 502 content-type application/problem+json file {folder}/problem hdr Retry-After 1
-    http-error status 503 content-type application/problem+json file {folder}/problem hdr Retry-After 1
-    http-error status 504 content-type application/problem+json file {folder}/problem hdr Retry-After 1
-    {problem} if {{ status 502 504 }}
+{problems}
+    http-response return status 503 {problem} if {{ status 502 504 }}
     http-after-response set-status 503 if {{ status 502 504 }}
 {servers}
 
@@ -128,6 +127,7 @@ backend origins
     # Whether it runs, not whether the database answers: an origin says that itself, and better.
     option httpchk GET /live
     default-server inter 500ms fall 2 rise 1
+{problems}
 {origin_servers}
 
 frontend haproxy
