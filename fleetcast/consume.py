@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 import msgspec
@@ -72,21 +73,38 @@ class Consumer:
         """Until `stop`: what is in hand then is finished."""
         failures = 0
         while not self._stopping.is_set():
+            whole = failures < _FAILURES
+            # After a failure a smaller batch: what the live state refuses as too much may pass in parts.
+            most = max(1, self._settings.batch_packets >> (failures if whole else 0))
             try:
-                batch = await self._pull()
-                await (self.handle if failures < _FAILURES else self._vehicle_by_vehicle)(batch)
+                batch = await self._pull(most)
+            except Recover as why:  # a partition is newly ours, or its deliveries may have a hole
+                await self._recover(why)
+                continue
+            try:
+                await (self.handle if whole else self._vehicle_by_vehicle)(batch)
                 failures = 0
             except Recover as why:
-                failures += 1
                 await self._recover(why)
+                await self._pause(failures)
+                failures += 1
 
     def stop(self) -> None:
         """Ends `run` after the batch in hand."""
         self._stopping.set()
 
-    async def _pull(self) -> Sequence[Delivery]:
+    async def _pause(self, failures: int) -> None:
+        """Nothing after the first failure, then longer each time: a live state that is full stays so for a while."""
+        if failures > 0:
+            seconds = _BACK_OFF[min(failures, len(_BACK_OFF)) - 1]
+            log.warning("recovering again and again", times=failures + 1, seconds=seconds)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(seconds):
+                    await self._stopping.wait()
+
+    async def _pull(self, most: int) -> Sequence[Delivery]:
         """A batch, or nothing when it is time to stop; what was pulled in that moment comes again to the next owner."""
-        pulling = asyncio.create_task(self._queue.pull(self._settings.batch_packets))
+        pulling = asyncio.create_task(self._queue.pull(most))
         stopping = asyncio.create_task(self._stopping.wait())
         try:
             await asyncio.wait({pulling, stopping}, return_when=asyncio.FIRST_COMPLETED)
@@ -218,7 +236,12 @@ class Consumer:
         """The commit is refused for something in it: one packet at a time, and the one that is refused alone is it."""
         if len(batch) > 1:
             for delivery in batch:
-                await self.handle([delivery])
+                try:
+                    await self.handle([delivery])
+                except Recover as more:
+                    # All of the batch: those behind it left the queue's hands and were not handled, and were their
+                    # partitions not reset, a later packet would be applied before them, and they be taken for applied.
+                    raise Recover(str(more), {one.partition for one in batch}) from more
             return
         try:
             await self._reject(batch[0], str(why))

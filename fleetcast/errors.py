@@ -25,6 +25,10 @@ class Reject(FleetcastError):
     """A stored packet that can never be applied: put it into REJECTED with this reason, ack it, go on."""
 
 
+class TooLarge(Reject):
+    """The same, for its size: a caller who can still refuse it says 413."""
+
+
 class Recover(FleetcastError):
     """What we hold of these partitions may be wrong: discard it, reload from the leader, reset the consumers."""
 

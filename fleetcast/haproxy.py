@@ -40,7 +40,7 @@ def files_needed(settings: Settings) -> int:
 def configuration(settings: Settings, origins: Sequence[tuple[str, int]], folder: Path) -> Mapping[str, str]:
     """File name -> text, under `folder`. `origins`: each one's host:port and its admin port, on the same host."""
     hold = 3 * settings.keep_alive
-    edges = [f"{settings.host}:{settings.edge_port + 10 * number}" for number in range(settings.edges)]
+    edges = [f"127.0.0.1:{settings.edge_port + 10 * number}" for number in range(settings.edges)]
     plain = max(10, settings.edge_connections // 10)
     # The health check ends inside Pushpin (its route alive.invalid): were it to reach an origin, an origin outage would
     # mark every edge down and cut all streams. A hung Pushpin is out within 4.5 s, its streams cut so that phones move.
@@ -126,7 +126,9 @@ backend origins
     retry-on conn-failure empty-response
     # Whether it runs, not whether the database answers: an origin says that itself, and better.
     option httpchk GET /live
-    default-server inter 500ms fall 2 rise 1
+    timeout check 1s
+    # A request that waits for an origin that hangs is tried at another as soon as the check knows.
+    default-server inter 500ms fall 2 rise 1 on-marked-down shutdown-sessions
 {problems}
 {origin_servers}
 

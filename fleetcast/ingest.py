@@ -18,7 +18,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from fleetcast import metrics
-from fleetcast.errors import Refuse, Reject, Unavailable
+from fleetcast.errors import Refuse, Reject, TooLarge, Unavailable
 from fleetcast.health import on_bug, on_http_exception, on_refuse
 from fleetcast.packet import ENCODINGS, FORMS, declared_size, decode
 from fleetcast.queue import Queue
@@ -40,11 +40,10 @@ def application(queue: Queue, settings: Settings) -> Starlette:
             raise Refuse(413, "Packet too large", f"more than {settings.max_packet} bytes when inflated")
         try:
             packet = decode(body, form, encoding, settings.max_packet)
+        except TooLarge as why:
+            raise Refuse(413, "Packet too large", str(why)) from None
         except Reject as why:
-            large = str(why).startswith("more than")
-            raise Refuse(
-                413 if large else 400, "Packet too large" if large else "Bad packet", str(why)
-            ) from None
+            raise Refuse(400, "Bad packet", str(why)) from None
         if packet.vehicle != vehicle:
             raise Refuse(400, "Bad packet", f"vehicle {packet.vehicle} in a packet sent as {vehicle}")
         began = time.perf_counter()
@@ -108,7 +107,10 @@ def _encoding(request: Request) -> str:
 async def _bounded(request: Request, limit: int) -> bytes:
     """The body, or 413 as soon as it is known to be longer."""
     too_large = Refuse(413, "Packet too large", f"more than {limit} bytes")
-    if int(request.headers.get("content-length", "0")) > limit:
+    length = request.headers.get("content-length", "0")
+    if not length.isascii() or not length.isdigit() or len(length) > 20:
+        raise Refuse(400, "Bad Content-Length", "not a number of bytes")
+    if int(length) > limit:
         raise too_large
     parts: list[bytes] = []
     size = 0

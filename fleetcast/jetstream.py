@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
@@ -17,6 +18,7 @@ import nats
 import nats.errors
 import structlog
 from nats.aio.client import Client
+from nats.aio.msg import Msg
 
 from fleetcast.errors import FleetcastError, Unavailable, Unusable
 from fleetcast.settings import Settings
@@ -30,7 +32,10 @@ ACK_WAIT = 60.0
 PENDING = 64 * 1024 * 1024
 EPOCH = "fleetcast.epoch"
 
+_MAY_CHANGE = ("max_bytes", "num_replicas", "duplicate_window")
+
 NOT_FOUND = 10059
+NO_MESSAGE = 10037
 NAME_IN_USE = 10058
 
 
@@ -47,14 +52,16 @@ class Connection:
 
     def __init__(self, client: Client) -> None:
         self.client = client
-        self.on_reconnect: list[Any] = []
+        self.on_reconnect: list[Callable[[], None]] = []
         self.closing = False
+        self._lost = asyncio.Event()
 
     async def close(self) -> None:
         """Sends what is buffered, then closes."""
         self.closing = True
         with suppress(TimeoutError, nats.errors.Error, OSError):
-            await asyncio.wait_for(self.client.flush(), 2)
+            async with asyncio.timeout(2):
+                await self.client.flush()
         await self.client.close()
 
     async def api(self, subject: str, body: object = None, timeout: float = 5.0) -> dict[str, Any]:  # noqa: ASYNC109
@@ -75,11 +82,46 @@ class Connection:
         timeout: float = 5.0,  # noqa: ASYNC109
     ) -> bytes:
         """A request whose answer is bytes. Raises Unavailable."""
+        return (await self.ask(subject, payload, headers, timeout)).data
+
+    async def ask(
+        self,
+        subject: str,
+        payload: bytes,
+        headers: dict[str, str] | None = None,
+        timeout: float = 5.0,  # noqa: ASYNC109
+    ) -> Msg:
+        """A request whose answer is the message.
+
+        Raises Unavailable, at once if the connection is lost meanwhile: the client alone would wait out the time. What was
+        asked may have been done all the same.
+        """
+        if not self.client.is_connected:
+            raise Unavailable("nats-server is away")
+        asking = asyncio.ensure_future(
+            self.client.request(subject, payload, timeout=timeout, headers=headers)
+        )
+        losing = asyncio.ensure_future(self._lost.wait())
         try:
-            answer = await self.client.request(subject, payload, timeout=timeout, headers=headers)
+            await asyncio.wait({asking, losing}, return_when=asyncio.FIRST_COMPLETED)
+            if not asking.done():
+                raise Unavailable(f"nats-server was lost while {subject} was asked")
+            return asking.result()
         except (nats.errors.Error, OSError, TimeoutError) as error:
             raise Unavailable(f"nats-server: {type(error).__name__} on {subject}") from error
-        return answer.data
+        finally:
+            losing.cancel()
+            asking.cancel()
+
+    def lost(self) -> None:
+        """The connection is gone, for now."""
+        self._lost.set()
+        self._lost = asyncio.Event()  # for what is asked from now on
+
+    def found(self) -> None:
+        """It is back: whoever holds something of the server's learns it."""
+        for listener in self.on_reconnect:
+            listener()
 
 
 async def connect(settings: Settings, name: str) -> Connection:
@@ -88,12 +130,14 @@ async def connect(settings: Settings, name: str) -> Connection:
 
     async def reconnected() -> None:
         log.info("reconnected to nats-server")
-        for listener in connection.on_reconnect if connection else ():
-            listener()
+        if connection is not None:
+            connection.found()
 
     async def disconnected() -> None:
         if connection is None or not connection.closing:
             log.warning("lost nats-server; trying again", url=settings.nats)
+        if connection is not None:
+            connection.lost()
 
     async def failed(error: Exception) -> None:
         log.debug("nats", error=repr(error))
@@ -226,7 +270,16 @@ async def provisioned(connection: Connection, settings: Settings) -> None:
 async def _stream(connection: Connection, config: dict[str, Any]) -> dict[str, Any]:
     name = config["name"]
     try:
-        return await connection.api(f"STREAM.INFO.{name}")
+        info = await connection.api(f"STREAM.INFO.{name}")
+        changed = {
+            key: config[key]
+            for key in _MAY_CHANGE
+            if key in config and info["config"].get(key) != config[key]
+        }
+        if not changed:
+            return info
+        log.info("stream follows its settings", stream=name, **changed)
+        return await connection.api(f"STREAM.UPDATE.{name}", info["config"] | changed)
     except ApiError as error:
         if error.err_code != NOT_FOUND:
             raise

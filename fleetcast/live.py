@@ -48,6 +48,9 @@ class Live(Protocol):
     async def latest(self, vehicle: str, *, leader: bool = False) -> Held:
         """The latest state, the empty one for a vehicle that never sent; from the leader if it must not be stale."""
 
+    async def vehicles(self) -> Sequence[str]:
+        """All vehicles that ever sent, in order of their ids."""
+
     async def since(
         self, vehicle: str, version: int, *, leader: bool = False
     ) -> tuple[State, Sequence[Update]]:

@@ -19,7 +19,7 @@ from backports import zstd
 from nats.aio.msg import Msg
 
 from fleetcast.errors import Unavailable
-from fleetcast.jetstream import EPOCH, ApiError, Connection
+from fleetcast.jetstream import EPOCH, NO_MESSAGE, ApiError, Connection
 from fleetcast.live import Change, Fenced, Held, Refused
 from fleetcast.settings import Settings
 from fleetcast.state import State
@@ -30,7 +30,6 @@ T = TypeVar("T")
 
 _STATE = msgspec.json.Decoder(State)
 _UPDATE = msgspec.json.Decoder(Update)
-_NO_MESSAGE = 10037
 _WRONG_LAST = (10071, 10164)  # the second: another commit of the same subject is under way
 _TOO_MUCH = (
     10047,
@@ -69,6 +68,20 @@ class NatsLive:
         revision, data = found
         return Held(_decode(_STATE, data), revision)
 
+    async def vehicles(self) -> Sequence[str]:
+        """The subjects that the stream knows, a page of them at a time."""
+        found: list[str] = []
+        while True:
+            try:
+                page = {"subjects_filter": state_subject("*"), "offset": len(found)}
+                info = await self._connection.api(f"STREAM.INFO.{LIVE}", page)
+            except ApiError as error:
+                raise Unavailable(f"stream {LIVE}: {error}") from error
+            subjects = info["state"].get("subjects") or {}
+            found += [subject.partition(".")[2] for subject in subjects]
+            if not subjects or len(found) >= info.get("total", 0):
+                return sorted(found)
+
     async def since(
         self, vehicle: str, version: int, *, leader: bool = False
     ) -> tuple[State, Sequence[Update]]:
@@ -81,8 +94,9 @@ class NatsLive:
                 updates.sort(key=lambda update: update.version)
                 newer = [update for update in updates if update.version > version]
                 return (State(vehicle) if state is None else _decode(_STATE, state)), newer
-        held = await self.latest(vehicle, leader=leader)
-        return held.state, await self._pieces(vehicle, version, held.state.version, leader=leader)
+        # In many reads, so from the leader: replicas that differ would make a window with a hole.
+        held = await self.latest(vehicle, leader=True)
+        return held.state, await self._pieces(vehicle, version, held.state.version)
 
     async def commit(self, changes: Sequence[Change]) -> Sequence[int]:
         """Splits what a batch cannot hold between vehicles, never within one."""
@@ -141,9 +155,9 @@ class NatsLive:
                 )
             subject, data, headers = messages[-1]
             end = {"Nats-Batch-Sequence": str(len(messages)), "Nats-Batch-Commit": "1"}
-            reply = await client.request(subject, data, headers={**headers, **batch, **end}, timeout=5)
-        except (nats.errors.Error, OSError, TimeoutError) as error:
-            raise Fenced(f"no answer to a commit: {type(error).__name__}") from error
+            reply = await self._connection.ask(subject, data, {**headers, **batch, **end})
+        except (Unavailable, nats.errors.Error, OSError, TimeoutError) as error:
+            raise Fenced(f"no answer to a commit: {error!r}") from error
         answer = msgspec.json.decode(reply.data)
         if (refused := answer.get("error")) is not None:
             raise _decision(refused)
@@ -156,12 +170,7 @@ class NatsLive:
         return revisions[::-1]
 
     async def _direct(self, subject: str) -> tuple[int, bytes] | None:
-        try:
-            message = await self._connection.client.request(
-                f"$JS.API.DIRECT.GET.{LIVE}.{subject}", b"", timeout=5
-            )
-        except (nats.errors.Error, OSError, TimeoutError) as error:
-            raise Unavailable(f"{subject}: {type(error).__name__}") from error
+        message = await self._connection.ask(f"$JS.API.DIRECT.GET.{LIVE}.{subject}", b"")
         headers: dict[str, str] = message.headers or {}
         if (status := headers.get("Status")) is not None:
             if status == "404":
@@ -173,7 +182,7 @@ class NatsLive:
         try:
             answer = await self._connection.api(f"STREAM.MSG.GET.{LIVE}", {"last_by_subj": subject})
         except ApiError as error:
-            if error.err_code == _NO_MESSAGE:
+            if error.err_code == NO_MESSAGE:
                 return None
             raise Unavailable(f"{subject}: {error}") from error
         message = answer["message"]
@@ -194,10 +203,10 @@ class NatsLive:
                 status = headers.get("Status")
                 if status is None:
                     found[headers["Nats-Subject"]] = message.data
-                elif status == "204":
-                    return found
-                elif status == "404":
-                    return {}
+                elif status == "204":  # the end; with something pending, of what one answer may hold in bytes
+                    return found if headers.get("Nats-Num-Pending", "0") == "0" else None
+                elif status == "404":  # or one of them went by while it was read
+                    return {} if not found and headers.get("Description") == "No Results" else None
                 elif status == "413":
                     return None
                 else:
@@ -207,15 +216,14 @@ class NatsLive:
         finally:
             await answers.unsubscribe()
 
-    async def _pieces(self, vehicle: str, version: int, upto: int, *, leader: bool) -> list[Update]:
+    async def _pieces(self, vehicle: str, version: int, upto: int) -> list[Update]:
         """The newest unbroken run of retained updates after `version`, read backwards in pieces."""
-        read = self._from_leader if leader else self._direct
         updates: list[Update] = []
         high = upto
         while high > version:
             low = max(version, high - 256)
             names = [update_subject(vehicle, number) for number in range(low + 1, high + 1)]
-            found = await asyncio.gather(*(read(name) for name in names))
+            found = await asyncio.gather(*(self._from_leader(name) for name in names))
             updates = [_decode(_UPDATE, item[1]) for item in found if item is not None] + updates
             if any(item is None for item in found):
                 break

@@ -29,9 +29,14 @@ from fleetcast.members import Members, owned
 from fleetcast.queue import Delivery, Stored
 from fleetcast.settings import Settings
 from fleetcast.subjects import (
+    ENCODING,
+    FORM,
     MEMBERS,
     PACKETS,
+    POSITION,
     PRIORITY_GROUP,
+    REASON,
+    STORED,
     partition_consumer,
     put_subject,
     rejected_subject,
@@ -40,9 +45,6 @@ from fleetcast.subjects import (
 
 log = structlog.get_logger()
 
-FORM = "Content-Type"
-ENCODING = "Content-Encoding"
-REASON = "Fleetcast-Reason"
 
 _PULL_SECONDS = PIN_TIMEOUT * 0.4
 _HEARTBEAT = 1.0
@@ -121,8 +123,8 @@ class NatsQueue:
             FORM: delivery.form,
             ENCODING: delivery.encoding,
             REASON: " ".join(reason.split())[:500],
-            "Fleetcast-Position": str(delivery.position),
-            "Fleetcast-Stored": rfc3339(delivery.stored),
+            POSITION: str(delivery.position),
+            STORED: rfc3339(delivery.stored),
         }
         subject = rejected_subject(delivery.partition, delivery.vehicle)
         answer = msgspec.json.decode(await self._connection.request(subject, delivery.body, headers))
@@ -161,6 +163,15 @@ class NatsQueue:
         """Those that are ours now, as far as we know."""
         return frozenset(self._partitions)
 
+    async def settled(self) -> None:
+        """Returns if the partitions that are ours can be pulled from. Raises Unavailable."""
+        missing = (
+            owned(self._member, self._settings.partitions, self._members.names) - self._partitions.keys()
+        )
+        waiting = [number for number, partition in self._partitions.items() if partition.broken is not None]
+        if not self._tasks or missing or waiting:
+            raise Unavailable(f"{len(missing) + len(waiting)} partitions are being taken over")
+
     async def _say(self, *, leaving: bool = False) -> None:
         word = msgspec.json.encode({"member": self._member, "leaving": leaving})
         with suppress(nats.errors.Error, OSError):
@@ -185,7 +196,10 @@ class NatsQueue:
 
     async def _keep_tending(self) -> None:
         while True:
-            await self._tend.wait()
+            with suppress(TimeoutError):  # a pull that is silent for too long is noticed by nothing else
+                # Not wait_for, which in Python 3.11 can swallow the cancelling that ends this loop.
+                async with asyncio.timeout(_HEARTBEAT):
+                    await self._tend.wait()
             self._tend.clear()
             try:
                 await self._own()
@@ -341,9 +355,8 @@ class NatsQueue:
             if partition.pin and last is not None and int(last) >= partition.expected:
                 raise _Lost(f"delivery {last} never came")
             return
-        if (
-            status == "503"
-        ):  # no consumer there now: ask again when the pull has been silent for long, not at once
+        # No consumer there now: asked again when the pull has been silent for long, not at once.
+        if status == "503":
             return
         partition.outstanding = 0
         self._tend.set()

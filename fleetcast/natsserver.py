@@ -11,10 +11,14 @@ from fleetcast.settings import Settings
 
 def address(settings: Settings) -> tuple[str, int]:
     """Host and port of the setting `nats`. Raises Unusable."""
-    parts = urlsplit(settings.nats)
-    if parts.scheme != "nats" or not parts.hostname or not parts.port:
+    try:
+        parts = urlsplit(settings.nats)
+        port = parts.port
+    except ValueError:
+        port = None
+    if port is None or parts.scheme != "nats" or not parts.hostname:
         raise Unusable(f"nats: {settings.nats} is not nats://host:port")
-    return parts.hostname, parts.port
+    return parts.hostname, port
 
 
 def configuration(settings: Settings, store: Path) -> str:

@@ -1,5 +1,7 @@
 """The app-facing API behind the edge. Stateless: it reads the live state, and tells the edge what to hold.
 
+    GET /                                the page, and what it needs below /static/
+    GET /v1/vehicles                     the vehicles, by id: ?search=, after=, limit=, signals=
     GET /v1/vehicles/{vehicle}           the latest state, with ETag; also the article's polling endpoint
     GET /v1/vehicles/{vehicle}/events    SSE: snapshot, or with Last-Event-ID the updates since; then held by the edge
     GET /next/{link}                     the edge asks: what follows the ids it has?
@@ -10,19 +12,24 @@ because a browser's EventSource gives up for good on any other status.
 
 from __future__ import annotations
 
+import asyncio
 import random
+from bisect import bisect
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
+from itertools import islice
 
 import msgspec
 import structlog
 from starlette.applications import Starlette
+from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
+from starlette.types import ASGIApp, Receive, Scope, Send
 
-from fleetcast import metrics, sse
+from fleetcast import metrics, page, sse
 from fleetcast.clock import Clock, SystemClock
 from fleetcast.errors import Refuse, Unavailable
 from fleetcast.health import on_bug, on_http_exception, on_refuse, problem
@@ -31,7 +38,7 @@ from fleetcast.resume import Ahead, Replay, Reset, event_id, resume, version_of
 from fleetcast.settings import Settings
 from fleetcast.state import State
 from fleetcast.subjects import NEXT_LINKS, channel, control_number, is_vehicle, split_channel
-from fleetcast.update import snapshot
+from fleetcast.update import Snapshot, snapshot
 
 log = structlog.get_logger()
 
@@ -44,22 +51,48 @@ LastIds = Callable[[Sequence[str]], dict[str, str]]
 
 _RETRY = (1000, 4000)
 _EPOCH_SECONDS = 1.0
+_VEHICLES_SECONDS = 3.0
+_MOST = 100
 _NO_STORE = {"Cache-Control": "no-store"}
 
 
 class Origin:
     """The handlers, over the live seam and the edge's own headers."""
 
-    def __init__(
-        self, live: Live, settings: Settings, signed: Signed, hold: Hold, last_ids: LastIds, clock: Clock
-    ) -> None:
+    def __init__(self, live: Live, settings: Settings, hold: Hold, last_ids: LastIds, clock: Clock) -> None:
         self._live = live
         self._settings = settings
-        self._signed = signed
         self._hold = hold
         self._last_ids = last_ids
         self._clock = clock
         self._epoch = ("", -_EPOCH_SECONDS)
+        self._vehicles: tuple[Sequence[str], float] = ((), -_VEHICLES_SECONDS)
+
+    async def fleet(self, request: Request) -> Response:
+        """A page of the fleet, each vehicle with the signals asked for; `next` is where the page after it begins."""
+        search, after = request.query_params.get("search", ""), request.query_params.get("after", "")
+        limit = request.query_params.get("limit", "50")
+        if not limit.isascii() or not limit.isdigit() or len(limit) > 3 or not 1 <= int(limit) <= _MOST:
+            raise Refuse(400, "Bad limit", f"limit is 1 to {_MOST}")
+        wanted = [path for path in request.query_params.get("signals", "").split(",") if path]
+        everyone = await self._all_vehicles()
+        found = list(islice((v for v in everyone[bisect(everyone, after) :] if search in v), int(limit) + 1))
+        shown = found[: int(limit)]
+        states = await asyncio.gather(*(self._live.latest(vehicle) for vehicle in shown))
+        body = {
+            "vehicles": [_only(snapshot(held.state), wanted) for held in states],
+            "next": shown[-1] if len(found) > len(shown) else None,
+        }
+        return Response(msgspec.json.encode(body), headers=_NO_STORE, media_type="application/json")
+
+    async def _all_vehicles(self) -> Sequence[str]:
+        """Ids only, and seldom: with a fleet of 300,000 this is the one answer that grows with the fleet."""
+        vehicles, when = self._vehicles
+        now = self._clock.monotonic()
+        if now - when >= _VEHICLES_SECONDS:
+            vehicles = await self._live.vehicles()
+            self._vehicles = (vehicles, now)
+        return vehicles
 
     async def latest(self, request: Request) -> Response:
         """200 with the snapshot, 304 if the app has it, 404 for a vehicle that never sent."""
@@ -70,7 +103,8 @@ class Origin:
             metrics.LATEST.labels("404").inc()
             raise Refuse(404, "No such vehicle", f"{vehicle} has never sent a packet")
         headers = {"ETag": f'"{event_id(epoch, state.version)}"', "Cache-Control": "no-cache"}
-        if headers["ETag"] in [tag.strip().removeprefix("W/") for tag in _list(request, "if-none-match")]:
+        wanted = [tag.strip().removeprefix("W/") for tag in _list(request, "if-none-match")]
+        if headers["ETag"] in wanted or "*" in wanted:
             metrics.LATEST.labels("304").inc()
             return Response(status_code=304, headers=headers)
         metrics.LATEST.labels("200").inc()
@@ -148,17 +182,12 @@ class Origin:
         body = sse.event("reset", msgspec.json.encode(word)) + _snapshot(epoch, state)
         return body, event_id(epoch, found.to)
 
-    def guarded(
+    def served(
         self, handler: Callable[[Request], Awaitable[Response]]
     ) -> Callable[[Request], Awaitable[Response]]:
-        """Lets only the edge in, and turns a live state that does not answer into the word for it."""
+        """Turns a live state that does not answer into the word for it."""
 
         async def endpoint(request: Request) -> Response:
-            if not self._signed(request.headers.get("grip-sig")):
-                metrics.NOT_THROUGH_EDGE.inc()
-                raise Refuse(
-                    403, "Not through the edge", "apps use the front door; an origin serves only the edge"
-                )
             try:
                 return await handler(request)
             except Unavailable as why:
@@ -186,17 +215,39 @@ def application(
     hold: Hold,
     last_ids: LastIds,
     clock: Clock = SystemClock(),  # noqa: B008 - it has no state
-) -> Starlette:
+) -> ASGIApp:
     """The ASGI application."""
-    origin = Origin(live, settings, signed, hold, last_ids, clock)
-    return Starlette(
+    origin = Origin(live, settings, hold, last_ids, clock)
+    app = Starlette(
         routes=[
-            Route("/v1/vehicles/{vehicle}", origin.guarded(origin.latest)),
-            Route("/v1/vehicles/{vehicle}/events", origin.guarded(origin.events)),
-            Route("/next/{link:int}", origin.guarded(origin.next)),
+            Route("/v1/vehicles", origin.served(origin.fleet)),
+            Route("/v1/vehicles/{vehicle}", origin.served(origin.latest)),
+            Route("/v1/vehicles/{vehicle}/events", origin.served(origin.events)),
+            Route("/next/{link:int}", origin.served(origin.next)),
+            *page.routes(),
         ],
         exception_handlers={Refuse: on_refuse, HTTPException: on_http_exception, Exception: on_bug},
     )
+    return _only_edge(app, signed)
+
+
+def _only_edge(app: ASGIApp, signed: Signed) -> ASGIApp:
+    """Lets in what came through the edge, and refuses all else: an origin has no other protection."""
+
+    async def guarded(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and not signed(Headers(scope=scope).get("grip-sig")):
+            metrics.NOT_THROUGH_EDGE.inc()
+            detail = "apps use the front door; an origin serves only the edge"
+            await problem(403, "Not through the edge", detail)(scope, receive, send)
+        else:
+            await app(scope, receive, send)
+
+    return guarded
+
+
+def _only(view: Snapshot, paths: Sequence[str]) -> Snapshot:
+    signals = {path: view.signals[path] for path in paths if path in view.signals}
+    return msgspec.structs.replace(view, signals=signals)
 
 
 def _snapshot(epoch: str, state: State) -> bytes:

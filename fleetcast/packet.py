@@ -19,7 +19,7 @@ import msgspec
 from backports import zstd
 
 from fleetcast.clock import rfc3339
-from fleetcast.errors import Reject
+from fleetcast.errors import Reject, TooLarge
 from fleetcast.subjects import is_vehicle
 
 JSON = "application/json"
@@ -34,6 +34,8 @@ Value = Scalar | list[Scalar]
 T = TypeVar("T")
 
 _STEP = 65536
+_WINDOW: dict[int, int] = {zstd.DecompressionParameter.window_log_max: 23}  # 8 MB, as RFC 9659 has it for HTTP
+_FRAMES = 256  # of one body; each costs an inflater, whatever it holds
 _LIMIT_OF_INT = 2**53 - 1  # what every JSON reader holds exactly, JavaScript's included
 
 
@@ -42,6 +44,17 @@ class Signal(msgspec.Struct, frozen=True):
 
     value: Value
     at: str
+
+
+def same(one: Signal | None, other: Signal | None) -> bool:
+    """Whether a phone could not tell them apart: to Python True, 1 and 1.0 are equal, in JSON they are not."""
+    if one is other or one is None or other is None:
+        return one is other
+    return one == other and _kinds(one.value) == _kinds(other.value)
+
+
+def _kinds(value: Value) -> list[type]:
+    return [type(part) for part in value] if isinstance(value, list) else [type(value)]
 
 
 class Packet(msgspec.Struct, frozen=True):
@@ -101,7 +114,7 @@ def inflate(body: bytes, encoding: str, limit: int) -> bytes:
     for part in _chunks(body, encoding):
         size += len(part)
         if size > limit:
-            raise Reject(f"more than {limit} bytes when inflated")
+            raise TooLarge(f"more than {limit} bytes when inflated")
         parts.append(part)
     return b"".join(parts)
 
@@ -122,7 +135,7 @@ def _first_line(body: bytes, encoding: str, limit: int) -> bytes:
         end = part.find(b"\n")
         head += part if end < 0 else part[:end]
         if len(head) > limit:
-            raise Reject(f"more than {limit} bytes when inflated")
+            raise TooLarge(f"more than {limit} bytes when inflated")
         if end >= 0:
             break
     return head
@@ -138,11 +151,14 @@ def _packet(text: bytes, samples: Callable[[], Any]) -> Packet:
     head = _decoded(_HEAD.decode, text)
     if not is_vehicle(head.vehicle):
         raise Reject("vehicle: not 1 to 64 of A-Z a-z 0-9 - _")
-    sent_at = rfc3339(head.sent_at)
-    signals = {
-        path: Signal(reading.value, sent_at if reading.at is None else rfc3339(reading.at))
-        for path, reading in head.signals.items()
-    }
+    try:
+        sent_at = rfc3339(head.sent_at)
+        signals = {
+            path: Signal(reading.value, sent_at if reading.at is None else rfc3339(reading.at))
+            for path, reading in head.signals.items()
+        }
+    except OverflowError:  # the first and last hours of the calendar, in another time zone
+        raise Reject("not a packet: a time out of range") from None
     return Packet(head.vehicle, head.boot, head.seq, sent_at, signals, samples)
 
 
@@ -173,8 +189,8 @@ def _chunks(body: bytes, encoding: str) -> Iterator[bytes]:
 
 def _zstd(body: bytes) -> Iterator[bytes]:
     try:
-        while True:  # a body may be several frames one after another
-            inflater = zstd.ZstdDecompressor()
+        for _ in range(_FRAMES):  # a body may be several frames one after another
+            inflater = zstd.ZstdDecompressor(options=_WINDOW)
             part = inflater.decompress(body, _STEP)
             yield part
             while not inflater.eof:
@@ -184,13 +200,14 @@ def _zstd(body: bytes) -> Iterator[bytes]:
             body = inflater.unused_data
             if not body:
                 return
+        raise Reject(f"more than {_FRAMES} zstd frames")
     except zstd.ZstdError as error:
         raise Reject(f"damaged zstd: {error}") from None
 
 
 def _gzip(body: bytes) -> Iterator[bytes]:
     try:
-        while True:  # a body may be several members one after another
+        for _ in range(_FRAMES):  # a body may be several members one after another
             inflater = zlib.decompressobj(wbits=31)
             rest = body
             while not inflater.eof:
@@ -202,5 +219,6 @@ def _gzip(body: bytes) -> Iterator[bytes]:
             body = inflater.unused_data
             if not body:
                 return
+        raise Reject(f"more than {_FRAMES} gzip members")
     except zlib.error as error:
         raise Reject(f"damaged gzip: {error}") from None

@@ -14,7 +14,7 @@ import secrets
 import shutil
 import socket
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import closing
 from functools import partial
 from pathlib import Path
@@ -23,7 +23,7 @@ from typing import IO
 import httpx2
 import msgspec
 
-from fleetcast import haproxy, natsserver, pushpin
+from fleetcast import enrich, haproxy, natsserver, pushpin
 from fleetcast.errors import Unusable
 from fleetcast.settings import PREFIX, Settings, dump
 from fleetcast.supervisor import Notice, Program, Supervisor
@@ -37,6 +37,7 @@ class Platform:
     def __init__(self, settings: Settings, notice: Notice) -> None:
         self._folder = Path(settings.data).absolute()
         self.settings = with_edges(settings)
+        self._notice = notice
         self.supervisor = Supervisor(self._folder / "log", notice)
         self._lock: IO[str] | None = None
 
@@ -58,8 +59,9 @@ class Platform:
         return {name: self.settings.admin_port + number for number, name in enumerate(names)}
 
     async def __aenter__(self) -> Platform:
-        self._prepare()
         try:
+            self._prepare()
+            self._notice("starting nats-server, Pushpin, HAProxy, ingest, consume and origin …")
             await self._start()
         except BaseException:
             await self.stop()
@@ -81,18 +83,26 @@ class Platform:
     def _prepare(self) -> None:
         for binary in missing_programs():
             raise Unusable(f"{binary} is missing; `make setup` installs it")
+        ports = self._ports()
+        enrich.load(
+            self.settings.enrichers
+        )  # said here in one line, not by processes that die again and again
         for folder in ("nats", "run", "log"):
             (self._folder / folder).mkdir(parents=True, exist_ok=True)
         if len(str(self._folder)) > 60:
             raise Unusable(
                 f"data: {self._folder} is longer than 60 characters, too long for the edge's sockets in it"
             )
+        if any(character.isspace() for character in str(self._folder)):
+            raise Unusable(
+                f"data: {self._folder} holds a space, which HAProxy's and Pushpin's configurations cannot"
+            )
         self._lock = (self._folder / "lock").open("w")
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             raise Unusable(f"data: {self._folder} is in use by a running platform") from None
-        self._check_ports()
+        self._check_ports(ports)
         self._raise_files()
         self.settings = msgspec.structs.replace(self.settings, sig_key=self._sig_key())
         run = self._folder / "run"
@@ -103,9 +113,9 @@ class Platform:
             (edge / "log").mkdir(parents=True, exist_ok=True)
             for name, text in pushpin.configuration(self.settings, number, edge).items():
                 _write(edge / name, text)
-        ports = self._origin_ports()
+        origins = self._origin_ports()
         (run / "haproxy").mkdir(exist_ok=True)
-        for name, text in haproxy.configuration(self.settings, ports, run / "haproxy").items():
+        for name, text in haproxy.configuration(self.settings, origins, run / "haproxy").items():
             _write(run / "haproxy" / name, text)
 
     def _sig_key(self) -> str:
@@ -133,15 +143,16 @@ class Platform:
         for number in range(settings.edges):
             for offset in range(3):
                 port = settings.edge_port + 10 * number + offset
-                ports[f"edge_port (edge-{number}, +{offset})"] = (settings.host, port)
+                ports[f"edge_port (edge-{number}, +{offset})"] = ("127.0.0.1", port)
             for setting in ("edge_sub", "edge_http"):
                 host, _, port_text = getattr(settings, setting)[number].rpartition(":")
                 ports[f"{setting} (of edge-{number})"] = (host, int(port_text))
         return ports
 
-    def _check_ports(self) -> None:
+    @staticmethod
+    def _check_ports(ports: Mapping[str, tuple[str, int]]) -> None:
         seen: dict[tuple[str, int], str] = {}
-        for name, address in self._ports().items():
+        for name, address in ports.items():
             if address in seen:
                 raise Unusable(f"{name}: port {address[1]} is also {seen[address]}'s")
             seen[address] = name
@@ -149,6 +160,8 @@ class Platform:
                 probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
                 try:
                     probe.bind(address)
+                except OverflowError:
+                    raise Unusable(f"{name}: there is no port {address[1]}; begin lower") from None
                 except OSError as error:
                     raise Unusable(
                         f"{name}: port {address[1]} on {address[0]}: {error.strerror}; set another"

@@ -71,6 +71,8 @@ class _Replica:
         self.socket.set(zmq.RCVHWM, 0)
         self.socket.set(zmq.XPUB_NODROP, 1)  # a full socket is said, not silently passed over
         self.socket.set(zmq.LINGER, 1000)
+        # Without it a replica that dies keeps its subscriptions here: phantom listeners, whose items pile up until it is back.
+        self.socket.set(zmq.IMMEDIATE, 1)
         self.socket.set(zmq.RECONNECT_IVL, 100)
         self.socket.set(zmq.RECONNECT_IVL_MAX, 1000)
         self.socket.set(zmq.HEARTBEAT_IVL, 2000)
@@ -194,6 +196,7 @@ class HttpEdge:
 
     def __init__(self, settings: Settings) -> None:
         self._specs = settings.edge_http
+        self._most = 2 * settings.max_state  # half of what the replicas are configured to take
         self._replicas: frozenset[str] = frozenset()
         self._client = httpx2.AsyncClient(timeout=5)
 
@@ -210,13 +213,24 @@ class HttpEdge:
         return ()
 
     async def publish(self, items: Sequence[Item]) -> None:
-        """One request a replica, with all the items."""
-        body = json.dumps({"items": [{"channel": item.channel, **_payload(item)} for item in items]}).encode()
-        await asyncio.gather(*(self._post(replica, body, len(items)) for replica in self._replicas))
+        """One request a replica, with as many items as it takes at once."""
+        part: list[bytes] = []
+        for item in items:
+            encoded = json.dumps({"channel": item.channel, **_payload(item)}).encode()
+            if part and sum(map(len, part)) + len(encoded) > self._most:
+                await self._post_all(part)
+                part = []
+            part.append(encoded)
+        if part:
+            await self._post_all(part)
 
     async def close(self) -> None:
         """Nothing is ever on its way."""
         await self._client.aclose()
+
+    async def _post_all(self, items: Sequence[bytes]) -> None:
+        body = b'{"items":[' + b",".join(items) + b"]}"
+        await asyncio.gather(*(self._post(replica, body, len(items)) for replica in self._replicas))
 
     async def _post(self, replica: str, body: bytes, items: int) -> None:
         try:
@@ -293,7 +307,7 @@ stats_connection_ttl=120
 
 [runner]
 services=condure,zurl,pushpin-proxy,pushpin-handler
-http_port={settings.host}:{port}
+http_port=127.0.0.1:{port}
 logdir={folder}/log
 log_level=1
 client_buffer_size=8192
@@ -329,7 +343,7 @@ connection_subscription_max=500
 subscription_linger=60
 """
     # The first route answers HAProxy's health check inside Pushpin: an origin that is down must not look like a dead edge.
-    routes = f"alive.invalid test\n* {settings.host}:{settings.inner_port}\n"
+    routes = f"alive.invalid test\n* 127.0.0.1:{settings.inner_port}\n"
     return {"pushpin.conf": text, "routes": routes}
 
 

@@ -44,7 +44,10 @@ class Queue(Protocol):
         """Stores the packet durably, once for each `packet_id`. Raises Unavailable; then it may or may not be stored."""
 
     async def pull(self, most: int) -> Sequence[Delivery]:
-        """At least one and at most `most` packets of the partitions that are ours. Waits. Raises Recover."""
+        """At least one and at most `most` packets of the partitions that are ours. Waits.
+
+        Raises Recover, always before the first packet of a partition that is newly ours.
+        """
 
     async def ack(self, deliveries: Iterable[Delivery]) -> None:
         """These were applied, or rejected: they need not come again (they may: an ack can get lost)."""

@@ -20,9 +20,11 @@ import msgspec
 
 from fleetcast.errors import Unusable
 
+Address = Annotated[str, msgspec.Meta(pattern=r"^[^:\s]+:[0-9]{1,5}\Z")]
 Port = Annotated[int, msgspec.Meta(ge=1, le=65535)]
 Count = Annotated[int, msgspec.Meta(ge=1)]
-Seconds = Annotated[float, msgspec.Meta(gt=0)]
+Seconds = Annotated[float, msgspec.Meta(gt=0, le=1e8)]
+Addresses = Annotated[tuple[Address, ...], msgspec.Meta(min_length=1)]
 
 PREFIX = "FLEETCAST_"
 
@@ -34,16 +36,16 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     data: str = ".fleetcast"
     """The folder of everything that is kept: the queue and the live state, configurations, logs."""
     host: str = "127.0.0.1"
-    """What the front door and ingest listen on. Anything but loopback needs credentials."""
+    """What the front door and ingest listen on. Without credentials (there are none yet) only loopback will do."""
     front_port: Port = 8080
     """The front door: all that apps use."""
     ingest_port: Port = 8081
     """Where vehicles send packets by HTTP."""
     nats: str = "nats://127.0.0.1:4222"
     """The message queue."""
-    edge_sub: tuple[str, ...] = ("127.0.0.1:5562", "127.0.0.1:5572")
+    edge_sub: Addresses = ("127.0.0.1:5562", "127.0.0.1:5572")
     """host:port of each edge replica's ZeroMQ input. A name that resolves to several addresses is as many replicas."""
-    edge_http: tuple[str, ...] = ("127.0.0.1:5561", "127.0.0.1:5571")
+    edge_http: Addresses = ("127.0.0.1:5561", "127.0.0.1:5571")
     """host:port of each edge replica's HTTP input, used when `publish` is "http"."""
     origin_port: Port = 8090
     """Where an origin listens; only the edge talks to it."""
@@ -74,7 +76,8 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     rejected_bytes: Count = 1_000_000_000
     """What REJECTED may hold before consumption waits for somebody to look at it."""
     duplicate_window: Seconds = 120.0
-    """How long the queue itself recognises a repeated packet; the states recognise it later too (the last 64)."""
+    """How long the queue itself recognises a repeated packet; nats-server forgets it when it restarts. The states recognise
+    the last 64 of a vehicle for ever."""
     replicas: Literal[1, 3, 5] = 1
     """Copies of each stream, on as many nats-servers."""
     member: str = ""
@@ -103,8 +106,9 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How long an update can be replayed to a phone that comes back."""
     publish: Literal["zmq", "http"] = "zmq"
     """By ZeroMQ to the replicas that listen, or by HTTP POST to all of them."""
-    sig_key: str = ""
-    """The key by which the edge signs its requests to origin. Empty: `up` makes one and keeps it in `data`."""
+    sig_key: Annotated[str, msgspec.Meta(pattern=r"^([A-Za-z0-9_-]{32,})?\Z")] = ""
+    """The key by which the edge signs its requests to origin. 32 or more of A-Z a-z 0-9 _ -. Empty: `up` makes
+    one and keeps it in `data`."""
     next_poll: Annotated[int, msgspec.Meta(ge=5, le=600)] = 25
     """A lost last update is healed after at most this many seconds, plus 15 (the links differ a little)."""
     keep_alive: Annotated[int, msgspec.Meta(ge=1, le=60)] = 25
@@ -121,6 +125,8 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     def checked(self) -> Settings:
         """Itself, if what goes together goes together. Raises Unusable."""
+        if ":" in self.host:
+            raise Unusable(f"host: {self.host}: only IPv4 yet, such as 127.0.0.1")
         if not is_loopback(self.host):
             raise Unusable(
                 f"host: {self.host} is not loopback, and no credentials are configured: open for development means"
@@ -176,8 +182,13 @@ def dump(settings: Settings, *, explain: bool = False) -> str:
         lines += [
             f"\n# {line}" if number == 0 else f"# {line}" for number, line in enumerate(texts.get(key, ()))
         ]
-        lines.append(f"{key} = {msgspec.json.encode(getattr(settings, key)).decode()}")
+        lines.append(f"{key} = {_toml(getattr(settings, key))}")
     return "\n".join(lines).lstrip() + "\n"
+
+
+def _toml(value: object) -> str:
+    """JSON's form is TOML's too, but for DEL, which TOML wants escaped."""
+    return msgspec.json.encode(value).decode().replace("\x7f", "\\u007f")
 
 
 def _meanings() -> dict[str, list[str]]:

@@ -17,6 +17,8 @@ import msgspec
 MEDIA_TYPE = "text/event-stream"
 KEEP_ALIVE = b":\n\n"
 
+_DATA_BREAKS = (b"\r", b"\n", b"\0")
+_DIGITS = 12  # of a reconnection time in ms; a longer one is nonsense
 _BREAKS = frozenset("\r\n\0")
 
 
@@ -31,7 +33,7 @@ class Event(msgspec.Struct, frozen=True):
 
 def event(name: str, data: bytes, id: str | None = None) -> bytes:  # noqa: A002 - the field's name in the standard
     """One event; `data` is one line of UTF-8 text. Raises ValueError if any part holds a line break or NUL."""
-    if _BREAKS & set(name) or (id is not None and _BREAKS & set(id)) or b"\n" in data or b"\r" in data:
+    if _BREAKS & set(name) or (id is not None and _BREAKS & set(id)) or any(b in data for b in _DATA_BREAKS):
         raise ValueError("a line break or NUL in an event's name, id or data")
     head = f"id: {id}\nevent: {name}\n" if id is not None else f"event: {name}\n"
     return b"%sdata: %s\n\n" % (head.encode(), data)
@@ -94,7 +96,7 @@ class Parser:
             self._data.append(value)
         elif name == "id" and "\0" not in value:
             self._id = value
-        elif name == "retry" and value.isascii() and value.isdigit():
+        elif name == "retry" and value.isascii() and value.isdigit() and len(value) <= _DIGITS:
             self.retry = self._retry = int(value)
 
     def _dispatch(self) -> Event | None:

@@ -8,14 +8,16 @@ and by the sender's own (boot, seq) (for a packet that was sent again), so a pac
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import msgspec
 
 from fleetcast.errors import Reject
-from fleetcast.packet import Packet, Signal, Value
+from fleetcast.packet import Packet, Signal, Value, same
 
 _SIGNALS = msgspec.json.Decoder(dict[str, Signal])
+_MEMORY = msgspec.json.Decoder(dict[str, dict[str, Any]])
 _REMEMBERED = 63  # bits of `seen`: fits the 64-bit integers of every JSON reader we use
 
 
@@ -54,16 +56,16 @@ class State(msgspec.Struct, frozen=True, omit_defaults=True):
 
         A value that stays the same keeps its time: a derived signal is as old as its last change.
         """
-        changed = {
-            p: Signal(v, at)
-            for p, v in values.items()
-            if self.value(p) != v or type(self.value(p)) is not type(v)
-        }
+        changed = {path: Signal(value, at) for path, value in values.items() if not self._has(path, value)}
         return msgspec.structs.replace(self, signals={**self.signals, **changed}) if changed else self
+
+    def _has(self, path: str, value: Value) -> bool:
+        known = self.signals.get(path)
+        return known is not None and same(known, Signal(value, known.at))
 
     def recall(self, name: str) -> Mapping[str, Any]:
         """What the enricher of this name remembered; empty at first. Older versions' keys may be there: tolerate them."""
-        return self.memory.get(name, {})
+        return MappingProxyType(self.memory.get(name, {}))
 
     def remember(self, name: str, memory: Mapping[str, Any]) -> State:
         """A copy in which the enricher of this name remembers this (JSON values)."""
@@ -132,29 +134,32 @@ def apply(
 
 
 def _enriched(named: Named, state: State, packet: Packet) -> State:
+    signals, memory = state.signals, state.memory
     try:
-        after = named.enrich(state, packet)
+        # Copies: an enricher that writes in place, which it must not, spoils neither the state before nor the checks.
+        lent = msgspec.structs.replace(state, signals=dict(signals), memory=dict(memory))
+        after = named.enrich(lent, packet)
     except Reject:
         raise
     except Exception as error:
         raise Reject(f"enricher {named.name} raised {type(error).__name__}: {error}") from error
     if not isinstance(after, State):
         raise Reject(f"enricher {named.name} returned {type(after).__name__}, not a State")
-    changed = {
-        path: signal for path, signal in after.signals.items() if signal is not state.signals.get(path)
-    }
-    if changed and not _readable(changed):
-        raise Reject(
-            f"enricher {named.name} set what no phone could read, among {', '.join(map(str, changed))}"[:500]
-        )
+    changed = {path: signal for path, signal in after.signals.items() if signal is not signals.get(path)}
+    if changed and not _comes_back(_SIGNALS, changed):
+        among = ", ".join(map(repr, changed))
+        raise Reject(f"enricher {named.name} set what no phone could read, among {among}"[:500])
+    kept = {name: one for name, one in after.memory.items() if one is not memory.get(name)}
+    if kept and not _comes_back(_MEMORY, kept):
+        raise Reject(f"enricher {named.name} remembers what JSON cannot hold")
     # What counts and orders is ours: an enricher that touched it would break the chain for every phone.
     return msgspec.structs.replace(state, signals=after.signals, memory=after.memory)
 
 
-def _readable(signals: dict[str, Signal]) -> bool:
-    """Whether they come back from JSON as they are: no NaN, no null, no object, no foreign type."""
+def _comes_back(decoder: msgspec.json.Decoder[Any], value: object) -> bool:
+    """Whether it comes back from JSON as it is: no NaN, no foreign type; and for signals no null, no object."""
     try:
-        return _SIGNALS.decode(msgspec.json.encode(signals)) == signals
+        return bool(decoder.decode(msgspec.json.encode(value)) == value)
     except (msgspec.MsgspecError, TypeError, ValueError, OverflowError, RecursionError):
         return False
 

@@ -22,6 +22,13 @@ MEMBERS = "fleetcast.members"
 ALL = "all"
 """The view of all signals; the only one yet."""
 
+# Headers of messages: of a packet, and what is added to it in REJECTED.
+FORM = "Content-Type"
+ENCODING = "Content-Encoding"
+REASON = "Fleetcast-Reason"
+POSITION = "Fleetcast-Position"
+STORED = "Fleetcast-Stored"
+
 CONTROL_CHANNELS = 64
 NEXT_LINKS = 16
 

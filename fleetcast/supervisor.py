@@ -61,12 +61,13 @@ class Supervisor:
 
         The first program last: it is what the others stand on, and they finish what they have in hand.
         """
-        await asyncio.gather(*(self.stop_one(name) for name in self._order[1:] if name in self._tasks))
-        await asyncio.gather(*(self.stop_one(name) for name in self._order[:1] if name in self._tasks))
-        self._order.clear()
+        first, others = self._order[:1], self._order[1:]
+        await asyncio.gather(*(self.stop_one(name) for name in others))
+        await asyncio.gather(*(self.stop_one(name) for name in first))
 
     async def stop_one(self, name: str, sign: signal.Signals = signal.SIGTERM) -> None:
         """Ends one for good."""
+        self._order.remove(name)
         task = self._tasks.pop(name)
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
@@ -132,6 +133,7 @@ async def _end(process: asyncio.subprocess.Process, sign: signal.Signals) -> Non
         with suppress(ProcessLookupError):
             process.send_signal(sign)
         with suppress(TimeoutError):
-            await asyncio.wait_for(process.wait(), _GRACE)
+            async with asyncio.timeout(_GRACE):
+                await process.wait()
     _kill_session(process.pid)
     await process.wait()

@@ -165,8 +165,9 @@ def haproxy(text: str, settings: Settings) -> Iterator[Finding]:
         "failures of streams are told in band",
         "an EventSource gives up for good on a 503: answer 200 with an unavailable event",
     )
-    limits = [int(found) for found in re.findall(r"^\s*default-server .*\bmaxconn (\d+)", text, re.MULTILINE)]
-    well = bool(limits) and sum(limits) < client_maxconn(settings)
+    edges = re.findall(r"^\s*default-server check .*on-marked-down.*", text, re.MULTILINE)
+    limits = [int(found[1]) for line in edges if (found := re.search(r"\bmaxconn (\d+)", line))]
+    well = 0 < len(limits) == len(edges) and sum(limits) < client_maxconn(settings)
     yield Finding(
         well,
         "haproxy: maxconn of the edge below Pushpin's own",

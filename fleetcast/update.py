@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import msgspec
 
-from fleetcast.packet import Signal
+from fleetcast.packet import Signal, same
 from fleetcast.state import State
 
 
@@ -39,7 +39,7 @@ def snapshot(state: State) -> Snapshot:
 def diff(before: State, after: State) -> Update:
     """What leads from one state's view to the next one's."""
     signals: dict[str, Signal | None] = {
-        path: signal for path, signal in after.signals.items() if before.signals.get(path) != signal
+        path: signal for path, signal in after.signals.items() if not same(before.signals.get(path), signal)
     }
     signals |= {path: None for path in before.signals if path not in after.signals}
     return Update(after.vehicle, after.version, before.version, after.updated_at, signals)

@@ -59,8 +59,7 @@ async def run_ingest(settings: Settings) -> None:
     queue = NatsQueue(connection, settings, SystemClock())
     checks = {"queue": partial(_stream_answers, connection)}
     app = ingest.application(queue, settings)
-    if settings.host == "127.0.0.1":
-        log.info("no credentials are configured: open for development, on loopback only")
+    log.info("no credentials are configured: open for development, on loopback only", host=settings.host)
     await _serve(settings, "ingest", checks, app, settings.host, settings.ingest_port)
     await connection.close()
 
@@ -93,7 +92,11 @@ async def run_consume(settings: Settings) -> None:
     live = NatsLive(connection, settings)
     edge: Edge = pushpin.ZmqEdge(settings) if settings.publish == "zmq" else pushpin.HttpEdge(settings)
     consumer = Consumer(queue, live, edge, enrichers, settings, clock)
-    checks: dict[str, health.Check] = {"queue": partial(_stream_answers, connection), "live": live.epoch}
+    checks: dict[str, health.Check] = {
+        "queue": partial(_stream_answers, connection),
+        "live": live.epoch,
+        "partitions": queue.settled,
+    }
 
     async def life() -> None:
         await edge.ready()

@@ -1,4 +1,4 @@
-"""The command line: `fleetcast <command>`, one module a command (its `add_arguments` and its `run`)."""
+"""The command line: `fleetcast <command>`, one module a command (its `add_commands` and its `run`)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from fleetcast.commands import demo, doctor, roles, settings, simulate, up
+from fleetcast.commands import demo, doctor, rejected, roles, settings, simulate, tail, up
 from fleetcast.errors import FleetcastError, Unusable
 from fleetcast.settings import load
 
@@ -37,7 +37,7 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("--config", type=Path, default=config, metavar="FILE", help="settings, in TOML")
     top.add_argument("--data", metavar="DIR", help="where everything is kept (setting `data`)")
     commands = top.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for module in (demo, up, simulate, doctor, settings, roles):
+    for module in (demo, up, simulate, tail, rejected, doctor, settings, roles):
         module.add_commands(commands)
     return top
 
@@ -45,6 +45,8 @@ def parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a command; its exit status: 0 good, 1 a promise broken or something wrong, 2 not usable as given."""
     given = parser().parse_args(arguments)
+    if (here := str(Path.cwd())) not in sys.path:
+        sys.path.append(here)  # a user's enrichers may lie where the command is given
     try:
         effective = load(Path(given.config) if given.config else None, os.environ, {"data": given.data})
         code: int = asyncio.run(given.run(given, effective))

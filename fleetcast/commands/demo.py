@@ -113,7 +113,6 @@ class _Demo:
     async def run(self) -> int:
         """Start, drive, stop, judge: the order matters, see each step."""
         async with AsyncExitStack() as stack:
-            self.say("starting nats-server, Pushpin, HAProxy, ingest, consume and origin …")
             await stack.enter_async_context(self.platform)
             connection = await connect(self.platform.settings, "fleetcast-demo")
             stack.push_async_callback(connection.close)
@@ -149,7 +148,8 @@ class _Demo:
         phones = await stack.enter_async_context(_simulator(self._phones_command(), self._on_phones))
         self.alive.append(phones)
         with suppress(TimeoutError):  # the verdict says if they never came
-            await asyncio.wait_for(self.all_connected.wait(), 30 + self.arguments.phones / 100)
+            async with asyncio.timeout(30 + self.arguments.phones / 100):
+                await self.all_connected.wait()
         return phones
 
     def _on_phones(self, line: Mapping[str, Any]) -> None:
@@ -160,7 +160,8 @@ class _Demo:
     async def _drive(self, seconds: float) -> None:
         async def until_told() -> None:
             with suppress(TimeoutError):
-                await asyncio.wait_for(self.stop.wait(), seconds or None)
+                async with asyncio.timeout(seconds or None):
+                    await self.stop.wait()
 
         await self._watch(until_told())
 
