@@ -1,0 +1,69 @@
+"""The demo with its processes killed under it: its own verdict, from the cars' and phones' side, says what that cost.
+
+Each run ends by Ctrl-C once what was to be tried has happened, so the end is tried with each of them, too.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+
+from tests.e2e.demo import Command, demo, processes
+
+KEPT = ("lost", "twice", "reordered", "resets")
+
+
+async def finished(running: Command, *, closed: bool) -> None:
+    """Ctrl-C: a summary in which every promise was kept, exit status 0, and nothing that still runs."""
+    family = {one.pid for one in running.family()}
+    assert len(family) > 10
+    status = await running.end(signal.SIGINT)
+    summary, said = running.summary, "\n".join(running.said)
+    print(summary)
+    assert {name: summary[name] for name in KEPT} == dict.fromkeys(KEPT, 0), said
+    assert (summary["streams_closed"] > 0) is closed, said
+    assert status == 0, said
+    assert (summary["cars"], summary["phones"]) == (20, 10)
+    assert 0 < summary["acked"] <= summary["applied"]
+    assert 0 < summary["updates"] == summary["seen"]
+    left = [one for one in processes() if one.pid in family or running.settings.data in " ".join(one.command)]
+    assert left == []
+
+
+async def test_consume_origin_and_nats_server_killed_in_turn_lose_nothing_and_close_no_stream() -> None:
+    async with demo() as running:
+        for role in ("consume-0", "origin-1", "nats-server"):
+            await running.kill(role)
+            await running.flows()
+        await finished(running, closed=False)
+
+
+async def test_a_killed_ingest_and_a_consume_process_that_hung_lose_nothing_and_close_no_stream() -> None:
+    async with demo(member_timeout=1.0) as running:
+        await running.kill("ingest")
+        await running.flows()
+        hung = running.one("consume-1")
+        os.kill(hung.pid, signal.SIGSTOP)
+        try:
+            # All partitions are the other's, though the hung one believes that it still owns its share.
+            await running.takes_over("consume-0")
+        finally:
+            os.kill(hung.pid, signal.SIGCONT)
+        await running.flows()
+        assert running.one("consume-1").pid == hung.pid
+        await finished(running, closed=False)
+
+
+async def test_a_killed_pushpin_closes_streams_but_loses_nothing_and_resets_nobody() -> None:
+    async with demo() as running:
+        for role in ("edge-0", "edge-1"):
+            await running.kill(role)
+            await running.flows(40)
+        await finished(running, closed=True)
+
+
+async def test_a_killed_haproxy_closes_streams_but_loses_nothing_and_resets_nobody() -> None:
+    async with demo() as running:
+        await running.kill("haproxy")
+        await running.flows(40)
+        await finished(running, closed=True)

@@ -1,0 +1,193 @@
+"""A vehicle that nobody watches costs the edge nothing: read off the socket between consume and each edge replica."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.outside import Site, site
+from tests.servers import Server, free_ports, http_answers, until
+
+GREETING = 64
+MORE, LONG, COMMAND = 1, 2, 4
+
+
+class Wire:
+    """A TCP proxy that reads ZMTP 3 (https://rfc.zeromq.org/spec/23/): what goes from consume to an edge replica.
+
+    `messages` are the messages in it, each as its frames, and `commands` the names of the protocol's own frames.
+    `heartbeats` counts those that the replica answered.
+    """
+
+    def __init__(self) -> None:
+        self.messages: list[list[bytes]] = []
+        self.commands: list[bytes] = []
+        self.heartbeats = 0
+        self._within = False
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    @asynccontextmanager
+    async def between(self, port: int, replica: str) -> AsyncIterator[None]:
+        """Listens on the port, and passes everything on to the replica."""
+        host, _, there = replica.rpartition(":")
+
+        async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            to_replica = await asyncio.open_connection(host, int(there))
+            for task in (
+                asyncio.create_task(self._pass_on(reader, to_replica[1], self._frame)),
+                asyncio.create_task(self._pass_on(to_replica[0], writer, self._answer)),
+            ):
+                self._tasks.add(task)
+
+        server = await asyncio.start_server(accept, "127.0.0.1", port)
+        try:
+            yield
+        finally:
+            server.close()
+            for task in self._tasks:
+                task.cancel()
+            await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def _pass_on(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, look: Callable[[int, bytes], None]
+    ) -> None:
+        try:
+            left = GREETING  # in pieces: each side waits for the beginning of the other's
+            while left:
+                piece = await reader.read(left)
+                if not piece:
+                    return
+                writer.write(piece)
+                left -= len(piece)
+            while True:
+                flags = await reader.readexactly(1)
+                size = await reader.readexactly(8 if flags[0] & LONG else 1)
+                body = await reader.readexactly(int.from_bytes(size, "big"))
+                look(flags[0], body)
+                writer.write(flags + size + body)
+                await writer.drain()
+        except (asyncio.IncompleteReadError, OSError):
+            pass
+        finally:
+            writer.close()
+            with suppress(OSError):
+                await writer.wait_closed()
+
+    def _frame(self, flags: int, body: bytes) -> None:
+        if flags & COMMAND:
+            self.commands.append(body[1 : 1 + body[0]])
+            return
+        if not self._within:
+            self.messages.append([])
+        self.messages[-1].append(body)
+        self._within = bool(flags & MORE)
+
+    def _answer(self, flags: int, body: bytes) -> None:
+        self.heartbeats += flags & COMMAND and body[1 : 1 + body[0]] == b"PONG"
+
+
+@pytest.fixture(scope="module")
+async def here() -> AsyncIterator[Site]:
+    async with site(consumers=1, origins=1) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+async def wires(here: Site) -> AsyncIterator[list[Wire]]:
+    """The platform's consume process replaced by one that reaches the replicas through our wires."""
+    await here.platform.supervisor.stop_one("consume-0")
+    ports = free_ports(len(here.settings.edge_sub))
+    run = Path(here.settings.data)
+    admin = here.platform.admin_ports["consume-0"]
+    consume = Server(
+        "consume",
+        [sys.executable, "-m", "fleetcast", "--config", str(run / "run" / "fleetcast.toml"), "consume"],
+        run / "log" / "wired.log",
+        lambda: http_answers(admin, "/ready"),
+        {
+            "FLEETCAST_EDGE_SUB": ",".join(f"127.0.0.1:{port}" for port in ports),
+            "FLEETCAST_ADMIN_PORT": str(admin),
+            "FLEETCAST_MEMBER": "wired",
+        },
+    )
+    async with AsyncExitStack() as stack:
+        wires = [Wire() for _ in ports]
+        for wire, port, replica in zip(wires, ports, here.settings.edge_sub, strict=True):
+            await stack.enter_async_context(wire.between(port, replica))
+        stack.push_async_callback(consume.stop)
+        await consume.start()
+        await until(lambda: all(b"READY" in wire.commands for wire in wires))
+        yield wires
+
+
+async def handled(here: Site, updates: float) -> tuple[float, float]:
+    """(published, skipped), once so many updates in all were either."""
+
+    async def counted() -> tuple[float, float] | None:
+        published, skipped = await here.counts("published"), await here.counts("skipped")
+        return (published, skipped) if published + skipped >= updates else None
+
+    counts: tuple[float, float] = await until(counted, f"{updates:.0f} updates published or skipped")
+    assert sum(counts) == updates
+    return counts
+
+
+async def test_an_unwatched_vehicle_causes_no_bytes_to_any_edge(here: Site, wires: list[Wire]) -> None:
+    for number in range(1, 31):
+        await here.send("unwatched", number)
+    assert await handled(here, 30) == (0, 30)
+    # Replicas answer a heartbeat that was sent after all that: so nothing else can be on its way.
+    seen = [wire.heartbeats for wire in wires]
+    await until(lambda: all(wire.heartbeats > old + 1 for wire, old in zip(wires, seen, strict=True)))
+    assert [wire.messages for wire in wires] == [[], []]
+    assert {name for wire in wires for name in wire.commands} <= {b"READY", b"PING", b"PONG"}
+    for name in ("published_items", "published_bytes", "publish_failed"):
+        assert await here.counts(name) == 0
+
+
+async def test_a_watched_vehicle_goes_to_the_replica_that_listens_and_no_other(
+    here: Site, wires: list[Wire]
+) -> None:
+    before = [len(wire.messages) for wire in wires]
+    published, skipped = await here.counts("published"), await here.counts("skipped")
+    items, size = await here.counts("published_items"), await here.counts("published_bytes")
+    async with here.phone("watched") as phone:
+        await phone.snapshot()
+        on = (await here.sessions()).index(1)
+        for number in range(1, 6):
+            await here.send("watched", number)
+            await here.send("watched0", number)  # its channel's name begins alike
+        assert await phone.versions(5) == [1, 2, 3, 4, 5]
+        assert await handled(here, published + skipped + 10) == (published + 5, skipped + 5)
+    sent = wires[on].messages[before[on] :]
+    assert [frames[0] for frames in sent] == [b"v/watched/all/"] * 5
+    assert len(wires[1 - on].messages) == before[1 - on]
+    assert await here.counts("published_items") == items + 5
+    assert await here.counts("published_bytes") == size + sum(
+        len(frame) for frames in sent for frame in frames
+    )
+
+
+async def test_a_vehicle_whose_last_phone_left_falls_silent(here: Site, wires: list[Wire]) -> None:
+    async with here.phone("left") as phone:
+        await phone.snapshot()
+        await here.send("left", 1)
+        assert await phone.versions(1) == [1]
+    number = 1
+
+    async def one_more_is_skipped() -> bool:
+        nonlocal number
+        number += 1
+        published, skipped = await here.counts("published"), await here.counts("skipped")
+        await here.send("left", number)
+        return (await handled(here, published + skipped + 1))[1] > skipped
+
+    await until(one_more_is_skipped, "nobody listens to it any more")
+    before = [len(wire.messages) for wire in wires]
+    assert await one_more_is_skipped()
+    assert [len(wire.messages) for wire in wires] == before

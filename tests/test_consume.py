@@ -1,0 +1,593 @@
+"""What consume decides, over small seams in memory. (That the seams do what these do: contracts/, on the real servers.)"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, TypeVar
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import settings as examples
+from hypothesis import strategies as st
+
+from fleetcast import consume
+from fleetcast.clock import SystemClock
+from fleetcast.consume import Consumer
+from fleetcast.edge import Item
+from fleetcast.errors import Recover, Unavailable
+from fleetcast.live import Change, Fenced, Held, Refused
+from fleetcast.packet import JSON, Packet
+from fleetcast.queue import Delivery, Stored
+from fleetcast.settings import Settings
+from fleetcast.sse import Parser
+from fleetcast.state import Named, State
+from fleetcast.subjects import channel, partition
+from fleetcast.update import Update, patched, snapshot
+from tests.servers import until
+
+EPOCH = "ab12"
+PARTITIONS = 4
+SETTINGS = Settings(partitions=PARTITIONS, batch_packets=8, state_cache=2, enrichers=())
+CARS = ("a", "b", "c", "d")
+T = TypeVar("T")
+
+
+class Crash(BaseException):
+    """The process is killed here."""
+
+
+class World:
+    """The three seams, and what was asked of them. `before` and `after` are told each word, and may raise."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[str, Any]] = []
+        self.before: Callable[[str, Any], None] = lambda word, what: None
+        self.after: Callable[[str, Any], None] = lambda word, what: None
+        self.enrichers: tuple[Named, ...] = ()
+        self.queue = Queue(self)
+        self.live = Live(self)
+        self.edge = Edge(self)
+        self.consumer = self.another()
+
+    def another(self) -> Consumer:
+        self.queue.ours = False
+        self.consumer = Consumer(self.queue, self.live, self.edge, self.enrichers, SETTINGS, SystemClock())
+        return self.consumer
+
+    async def work(self) -> None:
+        """Until nothing is left to do, however often the process is killed."""
+        while True:
+            try:
+                await self.another().run()
+            except Crash:
+                continue
+            return
+
+    async def asked(self, word: str, what: Any, effect: Callable[[], T]) -> T:
+        self.calls.append((word, what))
+        await asyncio.sleep(0)
+        self.before(word, what)  # raises: it did not happen
+        result = effect()
+        self.after(word, what)  # raises: it happened, and nobody was told
+        return result
+
+    def words(self, *which: str) -> list[str]:
+        return [word for word, _ in self.calls if word in which]
+
+    def of(self, word: str) -> list[Any]:
+        return [what for called, what in self.calls if called == word]
+
+
+class Queue:
+    """Deliveries in order, each until it is acked; after a reset all of them that are not."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self.log: list[Delivery] = []
+        self.given: set[int] = set()
+        self.acked: set[int] = set()
+        self.rejected: dict[int, str] = {}
+        self.ours = False
+
+    def add(self, vehicle: str, body: bytes) -> Delivery:
+        position = len(self.log) + 1
+        number = partition(vehicle, PARTITIONS)
+        self.log.append(
+            Delivery(vehicle, number, "stream", position, 1000.0 + position, JSON, "identity", body, None)
+        )
+        return self.log[-1]
+
+    async def put(self, vehicle: str, packet_id: str, body: bytes, form: str, encoding: str) -> Stored:
+        raise AssertionError("consume puts nothing")
+
+    async def pull(self, most: int) -> Sequence[Delivery]:
+        if not self.ours:
+            self.ours = True
+            raise Recover("newly ours", range(PARTITIONS))
+        left = [one for one in self.log if one.position not in self.given | self.acked]
+        if not left:
+            self.world.consumer.stop()
+            await asyncio.Event().wait()
+        self.given |= {one.position for one in left[:most]}
+        return left[:most]
+
+    async def ack(self, deliveries: Iterable[Delivery]) -> None:
+        positions = [one.position for one in deliveries]
+        await self.world.asked("ack", positions, lambda: self.acked.update(positions))
+
+    async def reject(self, delivery: Delivery, reason: str) -> None:
+        await self.world.asked(
+            "reject", delivery.position, lambda: self.rejected.setdefault(delivery.position, reason)
+        )
+
+    async def reset(self, partitions: Iterable[int]) -> None:
+        which = frozenset(partitions)
+        again = {one.position for one in self.log if one.partition in which}
+        await self.world.asked("reset", which, lambda: self.given.difference_update(again))
+
+
+class Live:
+    """States as they are stored, as JSON, with a fence. `refuses` says which change can never be committed."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self.stored: dict[str, tuple[bytes, int]] = {}
+        self.updates: dict[str, list[Update]] = {}
+        self.revision = 0
+        self.refuses: Callable[[Change], bool] = lambda change: False
+
+    async def epoch(self) -> str:
+        return await self.world.asked("epoch", None, lambda: EPOCH)
+
+    async def vehicles(self) -> Sequence[str]:
+        raise AssertionError("consume does not ask for all")
+
+    async def latest(self, vehicle: str, *, leader: bool = False) -> Held:
+        assert leader, "a stale state would be fenced for ever"
+        return await self.world.asked("latest", vehicle, lambda: self.held(vehicle))
+
+    async def since(
+        self, vehicle: str, version: int, *, leader: bool = False
+    ) -> tuple[State, Sequence[Update]]:
+        return await self.world.asked(
+            "since",
+            vehicle,
+            lambda: (
+                self.held(vehicle).state,
+                [update for update in self.updates.get(vehicle, []) if update.version > version],
+            ),
+        )
+
+    async def commit(self, changes: Sequence[Change]) -> Sequence[int]:
+        return await self.world.asked("commit", changes, lambda: self.committed(changes))
+
+    def held(self, vehicle: str) -> Held:
+        if vehicle not in self.stored:
+            return Held(State(vehicle), 0)
+        data, revision = self.stored[vehicle]
+        return Held(msgspec.json.decode(data, type=State), revision)
+
+    def committed(self, changes: Sequence[Change]) -> Sequence[int]:
+        if any(self.refuses(change) for change in changes):
+            raise Refused("more than fits")
+        if any(self.held(change.state.vehicle).revision != change.revision for change in changes):
+            raise Fenced("another process committed first")
+        revisions = []
+        for change in changes:
+            self.revision += 1
+            self.stored[change.state.vehicle] = (msgspec.json.encode(change.state), self.revision)
+            self.updates.setdefault(change.state.vehicle, []).extend(change.updates)
+            revisions.append(self.revision)
+        return revisions
+
+
+class Edge:
+    """Listeners of some vehicles, and what was published."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self.watched: set[str] = set()
+        self.items: list[Item] = []
+
+    async def ready(self) -> None:
+        return
+
+    def listeners(self, channel: str) -> int:
+        return int(channel in self.channels())
+
+    def channels(self) -> Sequence[str]:
+        return [*(channel(vehicle) for vehicle in sorted(self.watched)), "ctl/03/"]
+
+    async def publish(self, items: Sequence[Item]) -> None:
+        ids = [item.id for item in items]
+        await self.world.asked("publish", ids, lambda: self.items.extend(items))
+
+    async def close(self) -> None:
+        return
+
+
+@pytest.fixture(autouse=True)
+def without_pauses() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(consume, "_BACK_OFF", (0.0,))
+        yield
+
+
+@pytest.fixture
+def world() -> World:
+    return World()
+
+
+def body(vehicle: str, seq: int, **changes: Any) -> bytes:
+    document = {
+        "vehicle": vehicle,
+        "boot": 1,
+        "seq": seq,
+        "sent_at": f"2026-11-23T10:00:{seq:02d}Z",
+        "signals": {"n": {"value": seq}, f"own{seq % 3}": {"value": f"{vehicle}{seq}"}},
+    }
+    return json.dumps(document | changes).encode()
+
+
+def add(world: World, *packets: tuple[str, int]) -> None:
+    for vehicle, seq in packets:
+        world.queue.add(vehicle, body(vehicle, seq))
+
+
+def versions(world: World) -> dict[str, int]:
+    return {vehicle: world.live.held(vehicle).state.version for vehicle in world.live.stored}
+
+
+def published(world: World, vehicle: str) -> list[int]:
+    return [int(item.id.rpartition("-")[2]) for item in world.edge.items if item.channel == channel(vehicle)]
+
+
+# The order
+
+
+async def test_reject_then_commit_then_publish_then_ack(world: World) -> None:
+    """A crash at any point repeats work and loses none only if it is this order."""
+    add(world, ("a", 1))
+    world.queue.add("b", b"no packet")
+    add(world, ("c", 1))
+    world.edge.watched = {"a", "c"}
+    await world.work()
+    assert world.words("reject", "commit", "publish", "ack") == ["reject", "commit", "publish", "ack"]
+    assert world.of("ack") == [[1, 2, 3]]
+    assert world.of("publish") == [[f"{EPOCH}-1", f"{EPOCH}-1"]]
+
+
+async def test_a_batch_is_one_commit_with_each_state_once(world: World) -> None:
+    add(world, ("a", 1), ("b", 1), ("a", 2), ("a", 3))
+    await world.work()
+    ((first, second),) = world.of("commit")
+    assert (first.state.vehicle, first.state.version, first.revision) == ("a", 3, 0)
+    assert [(update.prev, update.version) for update in first.updates] == [(0, 1), (1, 2), (2, 3)]
+    assert (second.state.vehicle, second.state.version) == ("b", 1)
+
+
+async def test_what_nobody_watches_is_not_published(world: World) -> None:
+    add(world, ("a", 1), ("b", 1))
+    await world.work()
+    assert not world.words("publish")
+    assert versions(world) == {"a": 1, "b": 1}
+
+
+async def test_an_item_is_the_update_as_an_event(world: World) -> None:
+    add(world, ("a", 1), ("a", 2))
+    world.edge.watched = {"a"}
+    await world.work()
+    item = world.edge.items[1]
+    assert (item.channel, item.id, item.prev) == ("v/a/all/", f"{EPOCH}-2", f"{EPOCH}-1")
+    (event,) = Parser().feed(item.content)
+    assert (event.event, event.id) == ("update", f"{EPOCH}-2")
+    assert msgspec.json.decode(event.data, type=Update) == world.live.updates["a"][1]
+
+
+async def test_states_are_read_once_and_forgotten_beyond_the_cache(world: World) -> None:
+    for seq in (1, 2):
+        add(world, *((car, seq) for car in CARS))
+    add(world, *((car, 3) for car in CARS))
+    await world.work()
+    first, then = world.of("latest")[: len(CARS)], world.of("latest")[len(CARS) :]
+    assert sorted(first) == ["a", "b", "c", "d"]
+    assert sorted(then) == ["a", "b"]  # the two used last are still held
+    assert versions(world) == dict.fromkeys(CARS, 3)
+
+
+async def test_stop_ends_a_wait_for_packets(world: World) -> None:
+    consumer = world.another()
+    running = asyncio.create_task(consumer.run())
+    await until(lambda: world.words("reset"))
+    consumer.stop()
+    await running
+
+
+# What can never be applied
+
+
+def failing(state: State, packet: Packet) -> State:
+    if packet.seq == 13:
+        raise ZeroDivisionError("thirteen")
+    return state
+
+
+@pytest.mark.parametrize(
+    ("bad", "reason"),
+    [
+        (b"", "not a packet"),
+        (body("b", 1), "says it is of vehicle b"),
+        (body("a", 0), "seq"),
+        (body("a", 13), "enricher rules raised ZeroDivisionError: thirteen"),
+    ],
+)
+async def test_a_bad_packet_blocks_nothing(world: World, bad: bytes, reason: str) -> None:
+    world.enrichers = (Named("rules", failing),)
+    add(world, ("a", 1))
+    world.queue.add("a", bad)
+    add(world, ("a", 2))
+    await world.work()
+    assert versions(world) == {"a": 2}
+    assert list(world.queue.rejected) == [2]
+    assert reason in world.queue.rejected[2]
+    assert world.queue.acked == {1, 2, 3}
+
+
+async def test_a_packet_that_cannot_be_kept_is_found_alone(world: World) -> None:
+    """The commit is refused whole; the others of the batch, of the same vehicle too, go through and in order."""
+    add(world, ("a", 1), ("b", 1), ("b", 2), ("c", 1))
+    add(world, ("b", 3))
+    world.live.refuses = lambda change: (
+        change.state.vehicle == "b" and any("own2" in update.signals for update in change.updates)
+    )
+    world.edge.watched = {"b"}
+    await world.work()
+    assert world.queue.rejected == {3: "more than fits"}
+    assert versions(world) == {"a": 1, "b": 2, "c": 1}
+    assert world.live.held("b").state.value("n") == 3
+    assert published(world, "b") == [1, 2]
+    assert world.queue.acked == {1, 2, 3, 4, 5}
+
+
+# Again
+
+
+async def test_a_repeat_under_another_position_is_acked_and_not_applied(world: World) -> None:
+    add(world, ("a", 1), ("a", 2), ("a", 1), ("a", 2), ("a", 3))
+    world.edge.watched = {"a"}
+    await world.work()
+    assert versions(world) == {"a": 3}
+    assert published(world, "a") == [1, 2, 3]
+    assert world.queue.acked == {1, 2, 3, 4, 5}
+
+
+async def test_a_redelivery_is_not_applied_and_its_latest_is_published_again(world: World) -> None:
+    """Whoever owned it before may have died between the commit and the publish. Only the latest: nothing older."""
+    add(world, ("a", 1), ("a", 2), ("b", 1))
+    world.edge.watched = {"a"}
+
+    def die(word: str, what: Any) -> None:
+        if word == "commit":
+            world.after = lambda word, what: None
+            raise Crash
+
+    world.after = die
+    await world.work()
+    assert versions(world) == {"a": 2, "b": 1}
+    assert [update.version for update in world.live.updates["a"]] == [1, 2]
+    assert set(published(world, "a")) == {2}
+    assert published(world, "b") == []  # nobody watches it
+    assert world.queue.acked == {1, 2, 3}
+
+
+async def test_what_comes_again_to_the_same_owner_is_published_again(world: World) -> None:
+    """An ack can get lost: nothing has to be recovered then, and an edge may have lost the item with it."""
+    add(world, ("a", 1), ("a", 2), ("a", 3))
+    await world.work()
+    world.edge.watched = {"a"}
+    world.calls.clear()
+    await world.consumer.handle(world.queue.log[:2])
+    assert world.of("commit") in ([], [[]])
+    assert world.of("publish") == [[f"{EPOCH}-3"]]
+    assert world.of("ack") == [[1, 2]]
+    assert versions(world) == {"a": 3}
+
+
+async def test_a_takeover_publishes_the_latest_of_what_is_watched(world: World) -> None:
+    add(world, ("a", 1), ("a", 2), ("b", 1))
+    await world.work()
+    world.calls.clear()
+    world.edge.watched = {"a", "never-sent"}
+    await world.work()
+    assert world.of("publish") == [[f"{EPOCH}-2"]]
+
+
+async def test_another_owner_who_was_first_is_believed(world: World) -> None:
+    add(world, ("a", 1), ("a", 2))
+
+    def overtaken(word: str, what: Any) -> None:
+        if word == "commit":
+            world.before = lambda word, what: None
+            world.live.committed(what)  # the same packets, by another process
+
+    world.before = overtaken
+    await world.work()
+    assert versions(world) == {"a": 2}
+    assert [update.version for update in world.live.updates["a"]] == [1, 2]
+    assert world.of("reset")[1:] == [frozenset({partition("a", PARTITIONS)})]
+    assert world.queue.acked == {1, 2}
+
+
+async def test_what_was_held_is_forgotten_when_it_may_be_wrong(world: World) -> None:
+    """Held from an earlier commit of ours, it would be fenced for ever."""
+    add(world, ("a", 1))
+    commits = 0
+
+    def overtaken(word: str, what: Any) -> None:
+        nonlocal commits
+        if word == "ack" and len(world.queue.log) == 1:
+            add(world, ("a", 2), ("a", 3))
+        commits += word == "commit"
+        if word == "commit" and commits == 2:
+            first, *_ = what
+            world.live.committed([Change(first.state, first.revision, first.updates)])
+        assert commits < 5
+
+    world.before = overtaken
+    await world.work()
+    assert versions(world) == {"a": 3}
+    assert [update.version for update in world.live.updates["a"]] == [1, 2, 3]
+    assert world.queue.acked == {1, 2, 3}
+
+
+@pytest.mark.parametrize("error", [Fenced("no answer"), Unavailable("stream is full")])
+async def test_a_commit_that_fails_is_recovered_from(world: World, error: Exception) -> None:
+    """Forget, reset, pull again: and nothing is acked or published before it is kept."""
+    add(world, ("a", 1), ("b", 1))
+    world.edge.watched = {"a"}
+
+    def fail(word: str, what: Any) -> None:
+        if word == "commit":
+            world.before = lambda word, what: None
+            raise error
+
+    world.before = fail
+    await world.work()
+    words = world.words("commit", "epoch", "reset", "publish", "ack")
+    assert words[:2] == ["epoch", "reset"]  # at the start
+    assert words[2:5] == ["commit", "epoch", "reset"]
+    assert "ack" not in words[: words.index("publish")]
+    assert versions(world) == {"a": 1, "b": 1}
+    assert world.queue.acked == {1, 2}
+    assert world.of("reset")[1] == {partition("a", PARTITIONS), partition("b", PARTITIONS)}
+
+
+async def test_recovering_is_tried_until_it_succeeds(world: World) -> None:
+    add(world, ("a", 1))
+    left = {"epoch": 2, "reset": 2, "latest": 1}
+
+    def fail(word: str, what: Any) -> None:
+        if left.get(word, 0) > 0:
+            left[word] -= 1
+            raise Unavailable("not yet")
+
+    world.before = fail
+    await world.work()
+    assert versions(world) == {"a": 1}
+    assert world.queue.acked == {1}
+
+
+async def test_a_vehicle_that_cannot_be_committed_holds_up_no_other(world: World) -> None:
+    """After failures in a row each vehicle is committed for itself; the one is tried on, and never acked."""
+    add(world, ("a", 1), ("bad", 1), ("b", 1), ("c", 1), ("d", 1))
+    tries = 0
+
+    def fail(word: str, what: Any) -> None:
+        nonlocal tries
+        if word == "commit" and any(change.state.vehicle == "bad" for change in what):
+            tries += 1
+            if tries > 20:
+                world.consumer.stop()
+            raise Fenced("for ever")
+
+    world.before = fail
+    await world.work()
+    assert versions(world) == dict.fromkeys("abcd", 1)
+    assert world.queue.acked == {1, 3, 4, 5}
+    assert not world.queue.rejected  # nothing is wrong with its packet
+
+
+# All of it
+
+
+FAULTS = {
+    "commit": (Fenced("no answer"), Unavailable("full"), Crash()),
+    "latest": (Unavailable("no answer"), Crash()),
+    "since": (Unavailable("no answer"), Crash()),
+    "epoch": (Unavailable("no answer"), Crash()),
+    "reset": (Unavailable("no answer"), Crash()),
+    "reject": (Unavailable("no answer"), Crash()),
+    "publish": (Crash(),),
+    "ack": (Crash(),),
+}
+
+
+@examples(deadline=None, max_examples=150)
+@given(
+    packets=st.lists(
+        st.tuples(st.sampled_from(CARS), st.integers(1, 12), st.sampled_from(["good"] * 4 + ["bad"])),
+        max_size=20,
+    ),
+    faults=st.lists(st.none() | st.tuples(st.booleans(), st.integers(0, 2)), max_size=60),
+    watched=st.sets(st.sampled_from(CARS)),
+)
+async def test_every_packet_once_in_effect_whatever_fails(
+    packets: list[tuple[str, int, str]], faults: list[tuple[bool, int] | None], watched: set[str]
+) -> None:
+    """Each word asked of a seam may fail, before it did anything or after; the process may be killed at each."""
+    world = World()
+    world.edge.watched = watched
+    for vehicle, seq, kind in packets:
+        world.queue.add(vehicle, body(vehicle, seq) if kind == "good" else b"bad")
+    plan = iter(faults)
+    pending: list[tuple[bool, int] | None] = []
+
+    def before(word: str, what: Any) -> None:
+        fault = next(plan, None)
+        pending.append(fault)
+        if fault is not None and fault[0]:
+            raise FAULTS[word][fault[1] % len(FAULTS[word])]
+
+    def after(word: str, what: Any) -> None:
+        fault = pending[-1]
+        if fault is not None and not fault[0]:
+            raise FAULTS[word][fault[1] % len(FAULTS[word])]
+
+    world.before, world.after = before, after
+    await world.work()
+
+    assert world.queue.acked == set(range(1, len(packets) + 1))
+    bad = {position for position, (_, _, kind) in enumerate(packets, 1) if kind == "bad"}
+    assert world.queue.rejected.keys() == bad
+    for car in CARS:
+        seqs = [seq for vehicle, seq, kind in packets if vehicle == car and kind == "good"]
+        state = world.live.held(car).state
+        assert state.version == len(set(seqs))
+        assert state.value("n") == max(seqs, default=None)
+        view = snapshot(State(car))
+        for update in world.live.updates.get(car, []):
+            view = patched(view, update)  # raises if one is missing, or there twice
+        assert view.signals == state.signals
+        assert max(published(world, car), default=0) == (state.version if car in watched else 0)
+    for item in world.edge.items:
+        version = int(item.id.removeprefix(f"{EPOCH}-"))
+        assert item.prev == f"{EPOCH}-{version - 1}"
+
+
+async def test_what_is_behind_a_failure_while_isolating_comes_again(world: World) -> None:
+    """It had left the queue's hands: were only the failed one's partition reset, a later packet would be applied first,
+    and the redelivery of this one be taken for applied."""
+    assert len({partition(vehicle, PARTITIONS) for vehicle in ("b", "c")}) == 2
+    for seq in (1, 2, 3):
+        add(world, *((car, seq) for car in CARS))
+    world.live.refuses = lambda change: change.state.vehicle == "a" and change.updates[0].version == 1
+    failed: list[str] = []
+
+    def fail_once(word: str, what: Any) -> None:
+        if (
+            word == "commit"
+            and [c.state.vehicle for c in what] == ["b"]
+            and len(what[0].updates) == 1
+            and not failed
+        ):
+            failed.append("b")
+            raise Unavailable("the live state is away")
+
+    world.before = fail_once
+    await world.work()
+    assert failed
+    assert versions(world) == {"b": 3, "c": 3, "d": 3}
+    assert sorted(world.queue.acked) == list(range(1, 13))

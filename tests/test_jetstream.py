@@ -1,0 +1,150 @@
+"""The connection to nats-server, and the streams as they must be."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+
+import msgspec
+import pytest
+
+from fleetcast.errors import Unavailable, Unusable
+from fleetcast.jetstream import (
+    EPOCH,
+    ApiError,
+    Connection,
+    connect,
+    consumer_config,
+    live_config,
+    packets_config,
+    provision,
+    provisioned,
+    rejected_config,
+)
+from fleetcast.settings import Settings
+from fleetcast.subjects import LIVE, PACKETS, REJECTED, partition_consumer, put_subject
+from tests.conftest import Connect
+from tests.servers import Server, until
+
+
+async def test_provision_makes_the_streams_as_they_must_be(connected: Connect, settings: Settings) -> None:
+    connection = await connected()
+    await provision(connection, settings)
+    for name, wanted in (
+        (PACKETS, packets_config(settings)),
+        (LIVE, live_config(settings)),
+        (REJECTED, rejected_config(settings)),
+    ):
+        config = (await connection.api(f"STREAM.INFO.{name}"))["config"]
+        assert {key: config.get(key) for key in wanted} == wanted
+    config = (await connection.api(f"STREAM.INFO.{LIVE}"))["config"]
+    assert re.fullmatch(r"[0-9a-f]{8}", config["metadata"][EPOCH])
+    for number in range(settings.partitions):
+        consumer = (await connection.api(f"CONSUMER.INFO.{PACKETS}.{partition_consumer(number)}"))["config"]
+        wanted = consumer_config(number)
+        assert {key: consumer.get(key) for key in wanted} == wanted
+
+
+async def test_provision_again_changes_nothing(connected: Connect, settings: Settings) -> None:
+    connection = await connected()
+    await provision(connection, settings)
+    before = [await _config(connection, name) for name in (PACKETS, LIVE, REJECTED)]
+    await connection.request(put_subject("car-1"), b"kept")
+    await provision(connection, settings)
+    assert [await _config(connection, name) for name in (PACKETS, LIVE, REJECTED)] == before
+    assert (await connection.api(f"STREAM.INFO.{PACKETS}"))["state"]["messages"] == 1
+
+
+async def test_many_provision_at_the_same_time(connected: Connect, settings: Settings) -> None:
+    settings = msgspec.structs.replace(settings, partitions=100)
+    connections = [await connected() for _ in range(4)]
+    await asyncio.gather(*(provisioned(connection, settings) for connection in connections))
+    info = await connections[0].api(f"STREAM.INFO.{PACKETS}")
+    assert info["state"]["consumer_count"] == 100
+    await provision(connections[0], settings)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"retention": "limits"},
+        {"discard": "old"},
+        {"subject_transform": None},
+    ],
+)
+async def test_a_packet_stream_that_would_lose_data_is_unusable(
+    connected: Connect, settings: Settings, wrong: dict[str, object]
+) -> None:
+    connection = await connected()
+    await connection.api(f"STREAM.CREATE.{PACKETS}", packets_config(settings) | wrong)
+    with pytest.raises(Unusable, match=next(iter(wrong))):
+        await provision(connection, settings)
+
+
+async def test_another_number_of_partitions_is_unusable(connected: Connect, settings: Settings) -> None:
+    connection = await connected()
+    await provision(connection, settings)
+    with pytest.raises(Unusable, match="partitions"):
+        await provision(connection, msgspec.structs.replace(settings, partitions=settings.partitions + 1))
+
+
+async def test_mqtt_and_http_write_one_stream(connected: Connect, settings: Settings) -> None:
+    connection = await connected()
+    await provision(connection, settings)
+    await connection.request(put_subject("car-1"), b"a packet")
+    message = (await connection.api(f"STREAM.MSG.GET.{PACKETS}", {"seq": 1}))["message"]
+    assert re.fullmatch(r"ingest\.[0-7]\.car-1", message["subject"])
+
+
+async def test_a_refusal_carries_its_codes(connected: Connect) -> None:
+    connection = await connected()
+    with pytest.raises(ApiError) as refused:
+        await connection.api("STREAM.INFO.NONE")
+    assert (refused.value.code, refused.value.err_code) == (404, 10059)
+
+
+async def test_no_answer_is_unavailable(connected: Connect, nats: Server) -> None:
+    connection = await connected()
+    with pytest.raises(Unavailable):
+        await connection.request("nobody.listens", b"")
+    await nats.kill()
+    with pytest.raises(Unavailable):
+        await connection.api("INFO", timeout=0.5)
+    await nats.start()
+    await until(lambda: connection.client.is_connected)
+    assert "memory" in await connection.api("INFO")
+
+
+async def test_connecting_waits_for_the_server(nats: Server, settings: Settings) -> None:
+    await nats.stop()
+    connecting = asyncio.create_task(connect(settings, "early"))
+    await asyncio.sleep(0)
+    assert not connecting.done()
+    await nats.start()
+    connection = await connecting
+    assert connection.client.is_connected
+    await connection.close()
+
+
+async def test_a_server_that_comes_back_is_told_to_listeners(connected: Connect, nats: Server) -> None:
+    connection = await connected()
+    told = asyncio.Event()
+    connection.on_reconnect.append(told.set)
+    await nats.restart()
+    await until(told.is_set)
+    assert "memory" in await connection.api("INFO")
+
+
+async def test_closing_sends_what_is_buffered(connected: Connect) -> None:
+    listening, sending = await connected(), await connected()
+    subscription = await listening.client.subscribe("test.subject")
+    await listening.client.flush()
+    for number in range(1000):
+        await sending.client.publish("test.subject", str(number).encode())
+    await sending.close()
+    for number in range(1000):
+        assert (await subscription.next_msg(timeout=10)).data == str(number).encode()
+
+
+async def _config(connection: Connection, name: str) -> object:
+    return (await connection.api(f"STREAM.INFO.{name}"))["config"]

@@ -1,0 +1,103 @@
+"""What `nats_live` does beyond its contract: how it reads JetStream's answers."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from fleetcast.errors import FleetcastError, Unavailable
+from fleetcast.jetstream import EPOCH, provision
+from fleetcast.live import Change, Fenced, Held, Refused
+from fleetcast.nats_live import NatsLive, _decision
+from fleetcast.packet import Signal
+from fleetcast.settings import Settings
+from fleetcast.state import State
+from fleetcast.subjects import LIVE
+from fleetcast.update import Update
+from tests.conftest import Connect
+from tests.servers import until
+
+
+def change(vehicle: str, version: int, revision: int) -> Change:
+    state = State(vehicle, version, "2026-01-01T00:00:00.000Z")
+    return Change(state, revision, [Update(vehicle, version, version - 1, state.updated_at, {})])
+
+
+@pytest.mark.parametrize(
+    ("code", "err_code", "decision"),
+    [
+        (400, 10071, Fenced),  # wrong last sequence
+        (400, 10164, Fenced),  # another commit of the same subject is under way, on a replicated stream
+        (503, 10077, Unavailable),  # the stream is full
+        (500, 10047, Unavailable),  # no storage left
+        (400, 10176, Unavailable),  # the batch is incomplete: some of it got lost, or too many are open
+        (429, 0, Unavailable),
+        (503, 10008, Unavailable),  # no leader
+        (400, 10199, Refused),  # the batch is too large
+        (400, 10054, Refused),  # a message is too large
+    ],
+)
+def test_what_a_refusal_means(code: int, err_code: int, decision: type[FleetcastError]) -> None:
+    assert type(_decision({"code": code, "err_code": err_code, "description": "why"})) is decision
+
+
+async def test_a_restore_renews_the_epoch_under_a_running_process(
+    connected: Connect, settings: Settings
+) -> None:
+    connection = await connected()
+    await provision(connection, settings)
+    live = NatsLive(connection, settings)
+    before = await live.epoch()
+    config = (await connection.api(f"STREAM.INFO.{LIVE}"))["config"]
+    await connection.api(f"STREAM.UPDATE.{LIVE}", config | {"metadata": config["metadata"] | {EPOCH: "5eed"}})
+    assert before != await live.epoch() == "5eed"
+
+
+async def test_without_the_stream_everything_is_unavailable(connected: Connect, settings: Settings) -> None:
+    live = NatsLive(await connected(), settings)
+    with pytest.raises(Unavailable):
+        await live.epoch()
+    with pytest.raises(Unavailable):
+        await live.latest("car-1")
+    with pytest.raises(Unavailable):
+        await live.latest("car-1", leader=True)
+    with pytest.raises(Unavailable):
+        await live.since("car-1", 0)
+    with pytest.raises(Fenced):
+        await live.commit([change("car-1", 1, 0)])
+
+
+async def test_many_commits_at_once_all_end(connected: Connect, settings: Settings) -> None:
+    """JetStream holds 50 open batches of a stream; more are told to wait, and none is left half done."""
+    connection = await connected()
+    await provision(connection, settings)
+    live = NatsLive(connection, settings)
+
+    async def until_committed(vehicle: str) -> Held:
+        async def committed() -> Held | None:
+            one = change(vehicle, 1, 0)
+            try:
+                (revision,) = await live.commit([one])
+            except Unavailable:
+                return None
+            return Held(one.state, revision)
+
+        found = await until(committed)
+        assert isinstance(found, Held)
+        return found
+
+    vehicles = [f"car-{number}" for number in range(200)]
+    ends = await asyncio.gather(*(until_committed(vehicle) for vehicle in vehicles))
+    for vehicle, end in zip(vehicles, ends, strict=True):
+        assert await live.latest(vehicle, leader=True) == end
+
+
+async def test_what_is_stored_is_small(connected: Connect, settings: Settings) -> None:
+    connection = await connected()
+    await provision(connection, settings)
+    live = NatsLive(connection, settings)
+    signals = {f"Vehicle.Signal{number}": Signal(number, "2026-01-01T00:00:00.000Z") for number in range(500)}
+    await live.commit([Change(State("car-1", 1, signals=signals), 0, [])])
+    assert (await live.latest("car-1")).state.signals == signals
+    assert (await connection.api(f"STREAM.INFO.{LIVE}"))["state"]["bytes"] < 10_000

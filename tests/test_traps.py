@@ -1,0 +1,122 @@
+import re
+from pathlib import Path
+
+import pytest
+
+from fleetcast import haproxy, jetstream, natsserver, pushpin, traps
+from fleetcast.settings import Settings
+
+SETTINGS = Settings(sig_key="a-secret-of-more-than-thirty-two-characters")
+FOLDER = Path("/tmp/fleetcast")
+
+PUSHPIN = pushpin.configuration(SETTINGS, 0, FOLDER)
+HAPROXY = haproxy.configuration(SETTINGS, [("127.0.0.1:8090", 8073)], FOLDER)["haproxy.cfg"]
+NATS = natsserver.configuration(SETTINGS, FOLDER)
+
+
+def bad(findings: object) -> list[str]:
+    assert isinstance(findings, list)
+    return [finding.what for finding in findings if not finding.well]
+
+
+def test_what_we_render_has_none_of_the_traps() -> None:
+    assert bad(list(traps.pushpin(PUSHPIN["pushpin.conf"], PUSHPIN["routes"], SETTINGS))) == []
+    assert bad(list(traps.haproxy(HAPROXY, SETTINGS))) == []
+    assert bad(list(traps.nats(NATS, SETTINGS))) == []
+
+
+@pytest.mark.parametrize(
+    ("line", "instead", "said"),
+    [
+        ("message_rate=0", "message_rate=2500", "message_rate"),
+        ("message_rate=0", "", "message_rate"),
+        ("message_hwm=0", "", "message_hwm"),
+        ("services=condure,zurl,", "services=condure,", "zurl"),
+        ("zurl_in_specs=", "#", "zurl"),
+        ("port_offset=0", "port_offset=10", "port_offset"),
+        ("log_level=1", "log_level=2", "log_level"),
+        (r"client_maxconn=\d+", "client_maxconn=4000", "client_maxconn"),
+        ("connection_subscription_max=500", "", "connection_subscription_max"),
+        (r"push_in_max_body_size=\d+", r"push_in_http_max_body_size=16000000", "push_in_max_body_size"),
+        ("sig_key=.*", "sig_key=changeme", "sig_key"),
+        ("sig_key=.*", "sig_key=another-one", "sig_key"),
+        (r"http_port=127.0.0.1:", "http_port=", "http_port"),
+        (r"push_in_http_port=\d+", "push_in_http_port=40001", "32768"),
+        (r"command_spec=tcp://127.0.0.1:\d+", "command_spec=tcp://127.0.0.1:50000", "32768"),
+        ("auto_cross_origin=false", "auto_cross_origin=true", "auto_cross_origin"),
+    ],
+)
+def test_each_trap_of_pushpin_is_seen(line: str, instead: str, said: str) -> None:
+    text, count = re.subn(line, instead, PUSHPIN["pushpin.conf"])
+    assert count
+    assert any(said in what for what in bad(list(traps.pushpin(text, PUSHPIN["routes"], SETTINGS))))
+
+
+def test_a_health_check_that_reaches_an_origin_is_seen() -> None:
+    findings = bad(list(traps.pushpin(PUSHPIN["pushpin.conf"], "* 127.0.0.1:8085\n", SETTINGS)))
+    assert findings == ["pushpin: the first route answers the health check"]
+
+
+def test_debians_own_pushpin_configuration_is_full_of_traps() -> None:
+    text = Path("/etc/pushpin/pushpin.conf").read_text()
+    said = " ".join(bad(list(traps.pushpin(text, "* test\n", SETTINGS))))
+    for trap in (
+        "message_rate",
+        "message_hwm",
+        "zurl",
+        "log_level",
+        "sig_key",
+        "http_port",
+        "connection_subscription_max",
+    ):
+        assert trap in said
+
+
+@pytest.mark.parametrize(
+    ("line", "instead", "said"),
+    [
+        ("option http-no-delay", "", "no-delay"),
+        ("option abortonclose", "", "abortonclose"),
+        ("Host alive.invalid", "Host origin", "health check"),
+        ("on-marked-down shutdown-sessions", "", "dead edge"),
+        ("http-request lua.pace if events", "", "paced"),
+        ("http-after-response set-status 200.*", "", "in band"),
+        (r" maxconn 4000", " maxconn 5000", "maxconn"),
+        (r" maxconn 4000", "", "maxconn"),
+        (r"timeout client \d+s", "timeout client 20s", "timeout client"),
+        (r"timeout server \d+s", "timeout server 20000", "timeout server"),
+    ],
+)
+def test_each_trap_of_haproxy_is_seen(line: str, instead: str, said: str) -> None:
+    text, count = re.subn(line, instead, HAPROXY)
+    assert count
+    assert any(said in what for what in bad(list(traps.haproxy(text, SETTINGS))))
+
+
+@pytest.mark.parametrize(
+    ("line", "instead", "said"),
+    [
+        ("sync_interval: always", "", "sync_interval"),
+        ("sync_interval: always", 'sync_interval: "2m"', "sync_interval"),
+        (r"max_payload: \d+", "", "max_payload"),
+        (r"max_payload: \d+", "max_payload: 1MB", "max_payload"),
+    ],
+)
+def test_each_trap_of_nats_is_seen(line: str, instead: str, said: str) -> None:
+    text, count = re.subn(line, instead, NATS)
+    assert count
+    assert any(said in what for what in bad(list(traps.nats(text, SETTINGS))))
+
+
+def test_a_payload_in_megabytes_is_understood() -> None:
+    text = re.sub(r"max_payload: \d+", "max_payload: 2MB", NATS)
+    assert bad(list(traps.nats(text, SETTINGS))) == []
+
+
+def test_a_stream_of_another_kind_is_seen_and_one_of_ours_is_not() -> None:
+    wanted = jetstream.packets_config(SETTINGS)
+    assert list(traps.stream("S", {**wanted, "created": "then", "metadata": {}}, wanted)) == []
+    findings = list(traps.stream("S", {**wanted, "retention": "limits"}, wanted))
+    assert [finding.well for finding in findings] == [False]
+    assert "retention" in findings[0].what
+    assert "must not run" in findings[0].mend
