@@ -34,7 +34,7 @@ Value = Scalar | list[Scalar]
 T = TypeVar("T")
 
 _STEP = 65536
-_WINDOW: dict[int, int] = {zstd.DecompressionParameter.window_log_max: 23}  # 8 MB, as RFC 9659 has it for HTTP
+_WINDOW: dict[int, int] = {zstd.DecompressionParameter.window_log_max: 23}  # 8 MB: RFC 9659
 _FRAMES = 256  # of one body; each costs an inflater, whatever it holds
 _LIMIT_OF_INT = 2**53 - 1  # what every JSON reader holds exactly, JavaScript's included
 

@@ -64,7 +64,9 @@ def test_settings_explain_each_setting() -> None:
 
 def test_settings_never_print_a_secret() -> None:
     done = run(
-        "settings", FLEETCAST_SIG_KEY="very-secret-" * 4, FLEETCAST_NATS="nats://me:very-secret@127.0.0.1:4222"
+        "settings",
+        FLEETCAST_SIG_KEY="very-secret-" * 4,
+        FLEETCAST_NATS="nats://me:very-secret@127.0.0.1:4222",
     )
     assert "very-secret" not in done.stdout
     assert "127.0.0.1:4222" in done.stdout
