@@ -1,0 +1,55 @@
+// Where the platform's API is, and what it is asked. The noun of the addresses stands here and nowhere else.
+
+import { learn } from "./clock.js";
+
+const COLLECTION = "/v1/vehicles";
+
+/** Whether the platform could know a vehicle by this id. */
+export function isVehicle(id) {
+  return /^[A-Za-z0-9_-]{1,64}$/.test(id);
+}
+
+/** The page of one vehicle. */
+export function pageOf(vehicle) {
+  return `/?vehicle=${encodeURIComponent(vehicle)}`;
+}
+
+/** A page of the fleet: {vehicles, next}. */
+export async function fleet({ search, after, limit, signals, abort }) {
+  const query = new URLSearchParams({ limit, signals: signals.join(",") });
+  if (search) query.set("search", search);
+  if (after) query.set("after", after);
+  const response = await ask(`${COLLECTION}?${query}`, { signal: abort });
+  if (!response.ok) throw new Error(await reasonOf(response));
+  return response.json();
+}
+
+/** The address of a vehicle's stream. A new EventSource sends no Last-Event-ID header, so the id goes into the query. */
+export function eventsOf(vehicle, lastId) {
+  const address = `${COLLECTION}/${encodeURIComponent(vehicle)}/events`;
+  return lastId ? `${address}?${new URLSearchParams({ last_event_id: lastId })}` : address;
+}
+
+/** The answer to: is there anything newer than this event id? 304 if not. */
+export function newerThan(vehicle, lastId, abort) {
+  const headers = lastId ? { "If-None-Match": `"${lastId}"` } : {};
+  return ask(`${COLLECTION}/${encodeURIComponent(vehicle)}`, { headers, signal: abort });
+}
+
+/** Asks for next to nothing, to learn the platform's time. */
+export async function askTime() {
+  await ask("/static/icon.svg", { method: "HEAD" }).catch(() => undefined);
+}
+
+/** What a problem+json says, or else the status. */
+export async function reasonOf(response) {
+  const problem = await response.json().catch(() => ({}));
+  return problem.detail || problem.title || `status ${response.status}`;
+}
+
+async function ask(address, options) {
+  const asked = Date.now();
+  const response = await fetch(address, { cache: "no-store", ...options });
+  learn(response, asked);
+  return response;
+}
