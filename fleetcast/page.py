@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from importlib import resources
+from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import FileResponse, Response
@@ -15,6 +16,15 @@ from starlette.routing import BaseRoute, Mount, Route
 from starlette.staticfiles import StaticFiles
 
 _POLICY = "default-src 'self'; frame-ancestors 'none'; base-uri 'none'; form-action 'self'"
+
+
+class _Fresh(StaticFiles):
+    """A browser asks again each time, or after a deploy it would mix new modules with old ones."""
+
+    def file_response(self, *arguments: Any, **named: Any) -> Response:
+        response = super().file_response(*arguments, **named)
+        response.headers["Cache-Control"] = "no-cache"
+        return response
 
 
 def routes() -> Sequence[BaseRoute]:
@@ -29,4 +39,4 @@ def routes() -> Sequence[BaseRoute]:
         }
         return FileResponse(f"{web}/index.html", headers=headers)
 
-    return [Route("/", index), Mount("/static", StaticFiles(directory=web))]
+    return [Route("/", index), Mount("/static", _Fresh(directory=web))]

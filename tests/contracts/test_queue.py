@@ -252,7 +252,7 @@ async def pulled(queue: Queue, count: int, most: int = 64) -> list[Delivery]:
     async with asyncio.timeout(30):
         while len(found) < count:
             try:
-                found += await queue.pull(most)
+                found += await queue.pull(min(most, count - len(found)))
             except Recover as why:
                 found = [delivery for delivery in found if delivery.partition not in why.partitions]
                 await reset(queue, why.partitions)
