@@ -21,6 +21,7 @@ from fleetcast import metrics, sse
 from fleetcast.clock import Clock, rfc3339
 from fleetcast.edge import Edge, Item
 from fleetcast.errors import Recover, Reject, Unavailable
+from fleetcast.explain import Trace, Traces
 from fleetcast.live import Change, Fenced, Held, Live, Refused
 from fleetcast.packet import decode
 from fleetcast.queue import Delivery, Queue
@@ -45,6 +46,7 @@ class _Folded:
     updates: dict[str, list[Update]] = field(default_factory=dict)
     rejected: list[tuple[Delivery, str]] = field(default_factory=list)
     redelivered: set[str] = field(default_factory=set)
+    sent: dict[str, str] = field(default_factory=dict)
 
 
 class Consumer:
@@ -68,6 +70,7 @@ class Consumer:
         self._held: OrderedDict[str, Held] = OrderedDict()
         self._epoch = ""
         self._stopping = asyncio.Event()
+        self.traces = Traces(settings.state_cache)
 
     async def run(self) -> None:
         """Until `stop`: what is in hand then is finished."""
@@ -117,6 +120,7 @@ class Consumer:
         """The flow. Raises Recover; whatever happened by then, nothing is acked that is not applied or rejected."""
         if not batch:
             return
+        handled = self._clock.now()
         try:
             held = await self._load({delivery.vehicle for delivery in batch})
             folded = self._fold(batch, held)
@@ -127,17 +131,12 @@ class Consumer:
                 Change(folded.states[v], held[v].revision, updates) for v, updates in folded.updates.items()
             ]
             self._keep(changes, await self._live.commit(changes))
+            committed = self._clock.now()
             await self._publish(update for change in changes for update in change.updates)
             await self._publish_latest(folded.redelivered - folded.updates.keys())
             await self._queue.ack(batch)
             self._count(batch, folded)
-            for change in changes:
-                log.debug(
-                    "committed",
-                    vehicle=change.state.vehicle,
-                    packet=change.state.position,
-                    version=change.state.version,
-                )
+            self._note(batch, folded, handled, committed)
         except Refused as why:
             await self._isolate(batch, why)
         except (Fenced, Unavailable) as why:
@@ -167,6 +166,7 @@ class Consumer:
                 continue
             if after is not before:  # else it is a repeat, under another position
                 folded.states[delivery.vehicle] = after
+                folded.sent[delivery.vehicle] = packet.sent_at
                 folded.updates.setdefault(delivery.vehicle, []).append(diff(before, after))
         return folded
 
@@ -183,6 +183,30 @@ class Consumer:
             self._held.move_to_end(change.state.vehicle)
         while len(self._held) > self._settings.state_cache:
             self._held.popitem(last=False)
+
+    def _note(self, batch: Sequence[Delivery], folded: _Folded, handled: float, committed: float) -> None:
+        """What `fleetcast explain` tells, and the log at level debug."""
+        now = self._clock.now()
+        stored = {delivery.vehicle: delivery.stored for delivery in batch}
+        for vehicle in folded.updates:
+            state = folded.states[vehicle]
+            packet = f"{state.boot}/{state.seq}"
+            log.debug("committed", vehicle=vehicle, packet=packet, version=state.version)
+            self.traces.note(
+                Trace(
+                    vehicle=vehicle,
+                    packet=packet,
+                    version=state.version,
+                    position=state.position,
+                    sent_at=folded.sent[vehicle],
+                    stored=stored[vehicle],
+                    handled=handled,
+                    committed=committed,
+                    published=now,
+                    member=self._settings.member or "a consume process",
+                    replicas=self._edge.replicas(channel(vehicle)),
+                )
+            )
 
     def _count(self, batch: Sequence[Delivery], folded: _Folded) -> None:
         applied = sum(len(updates) for updates in folded.updates.values())

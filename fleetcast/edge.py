@@ -30,6 +30,9 @@ class Edge(Protocol):
     def listeners(self, channel: str) -> int:
         """How many replicas have a listener of this channel; an adapter that cannot know says: all."""
 
+    def replicas(self, channel: str) -> Sequence[str]:
+        """Their names."""
+
     def channels(self) -> Sequence[str]:
         """The channels with listeners, as far as known."""
 

@@ -139,7 +139,11 @@ class ZmqEdge:
 
     def listeners(self, channel: str) -> int:
         """By the subscriptions seen."""
-        return sum(channel in replica.listened for replica in self._replicas.values())
+        return len(self.replicas(channel))
+
+    def replicas(self, channel: str) -> Sequence[str]:
+        """Their addresses."""
+        return [address for address, replica in self._replicas.items() if channel in replica.listened]
 
     def channels(self) -> Sequence[str]:
         """All channels of all replicas, control channels among them."""
@@ -207,6 +211,10 @@ class HttpEdge:
     def listeners(self, channel: str) -> int:
         """It cannot know: all."""
         return len(self._replicas)
+
+    def replicas(self, channel: str) -> Sequence[str]:
+        """It cannot know: all."""
+        return sorted(self._replicas)
 
     def channels(self) -> Sequence[str]:
         """It cannot know: none. After a takeover the poll of the next link heals what this leaves."""

@@ -18,6 +18,7 @@ LIVE = "LIVE"
 REJECTED = "REJECTED"
 PRIORITY_GROUP = "owner"
 MEMBERS = "fleetcast.members"
+EXPLAIN = "fleetcast.explain"
 
 ALL = "all"
 """The view of all signals; the only one yet."""
@@ -65,6 +66,11 @@ def partition_filter(number: int) -> str:
 def partition_consumer(number: int) -> str:
     """The durable consumer of one partition."""
     return f"consume-{number}"
+
+
+def queued_subject(number: int, vehicle: str) -> str:
+    """Where a vehicle's packets are in the queue."""
+    return f"ingest.{number}.{vehicle}"
 
 
 def split_ingest(subject: str) -> tuple[int, str]:

@@ -17,7 +17,7 @@ import structlog
 import uvicorn
 from starlette.types import ASGIApp
 
-from fleetcast import enrich, health, ingest, origin, pushpin
+from fleetcast import enrich, health, ingest, nats_explain, origin, pushpin
 from fleetcast.clock import SystemClock
 from fleetcast.consume import Consumer
 from fleetcast.edge import Edge
@@ -100,6 +100,7 @@ async def run_consume(settings: Settings) -> None:
 
     async def life() -> None:
         await edge.ready()
+        await nats_explain.answer(connection, consumer.traces.get)
         await queue.join()
         try:
             await consumer.run()

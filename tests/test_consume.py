@@ -198,6 +198,9 @@ class Edge:
     def listeners(self, channel: str) -> int:
         return int(channel in self.channels())
 
+    def replicas(self, channel: str) -> Sequence[str]:
+        return ["edge"] * self.listeners(channel)
+
     def channels(self) -> Sequence[str]:
         return [*(channel(vehicle) for vehicle in sorted(self.watched)), "ctl/03/"]
 
