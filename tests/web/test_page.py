@@ -11,6 +11,7 @@ import signal
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ CHROMIUM = (
     "--disable-sync",
 )
 PHONE, DESK = {"width": 360, "height": 740}, {"width": 1280, "height": 900}
-AXE = Path(__file__).parent / "node_modules" / "axe-core" / "axe.min.js"
+AXE = Path(str(resources.files("axe_playwright_python").joinpath("axe.min.js")))
 
 SPEED = "Vehicle.Speed"
 TYRE = "Vehicle.Chassis.Axle.Row1.Wheel.Left.Tire.Pressure"
@@ -632,7 +633,6 @@ async def test_it_fits_and_everything_has_a_name(
         assert await page.evaluate(UNNAMED) == []
 
 
-@pytest.mark.skipif(not AXE.exists(), reason="needs axe-core: npm ci --ignore-scripts --prefix tests/web")
 @in_every_look
 async def test_axe_finds_nothing_that_keeps_anybody_out(
     browser: BrowserContext, here: Site, path: str, scheme: Any, size: dict[str, int]
