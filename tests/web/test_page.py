@@ -12,7 +12,6 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from importlib import resources
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -31,7 +30,7 @@ CHROMIUM = (
     "--disable-sync",
 )
 PHONE, DESK = {"width": 360, "height": 740}, {"width": 1280, "height": 900}
-AXE = Path(str(resources.files("axe_playwright_python").joinpath("axe.min.js")))
+AXE = resources.files("axe_playwright_python").joinpath("axe.min.js").read_text(encoding="utf-8")
 
 SPEED = "Vehicle.Speed"
 TYRE = "Vehicle.Chassis.Axle.Row1.Wheel.Left.Tire.Pressure"
@@ -638,7 +637,7 @@ async def test_axe_finds_nothing_that_keeps_anybody_out(
     browser: BrowserContext, here: Site, path: str, scheme: Any, size: dict[str, int]
 ) -> None:
     async with looking(browser, here, path, scheme, size) as page:
-        await page.evaluate(AXE.read_text())
+        await page.evaluate(AXE)
         found = await page.evaluate("axe.run()")
         assert len(found["passes"]) > 20
         assert [(one["id"], [node["html"] for node in one["nodes"]]) for one in found["violations"]] == []
