@@ -1,4 +1,4 @@
-"""Where vehicles send packets by HTTP: `POST /v1/vehicles/{vehicle}/packets`.
+"""Where vehicles send packets by HTTP: `POST /v1/vehicles/{vehicle}/packets` (the noun is the setting `noun`).
 
 In: a packet, as JSON or x-ndjson, zstd, gzip or plain. Out: 202 only after the durable store; the same packet sent again is
 answered `duplicate: true`. What can be seen without the bulk is refused with a 4xx and not stored; of an x-ndjson packet
@@ -78,7 +78,7 @@ def application(queue: Queue, settings: Settings) -> Starlette:
         return response
 
     return Starlette(
-        routes=[Route("/v1/vehicles/{vehicle}/packets", accept, methods=["POST"])],
+        routes=[Route(f"/v1/{settings.noun}/{{vehicle}}/packets", accept, methods=["POST"])],
         exception_handlers={Refuse: refused, HTTPException: on_http_exception, Exception: on_bug},
     )
 
@@ -86,7 +86,7 @@ def application(queue: Queue, settings: Settings) -> Starlette:
 def _identify(request: Request) -> str:
     vehicle = str(request.path_params["vehicle"])
     if not is_vehicle(vehicle):
-        raise Refuse(400, "Bad vehicle id", "an id is 1 to 64 of A-Z a-z 0-9 - _")
+        raise Refuse(400, "Bad id", "an id is 1 to 64 of A-Z a-z 0-9 - _")
     return vehicle
 
 

@@ -6,6 +6,8 @@
     GET /v1/vehicles/{vehicle}/events    SSE: snapshot, or with Last-Event-ID the updates since; then held by the edge
     GET /next/{link}                     the edge asks: what follows the ids it has?
 
+"vehicles" in the addresses is the setting `noun`.
+
 Every request must carry the edge's signature. A stream that cannot be served now is answered 200 with an `unavailable` event,
 because a browser's EventSource gives up for good on any other status.
 """
@@ -101,7 +103,7 @@ class Origin:
         state = (await self._live.latest(vehicle)).state
         if state.version == 0:
             metrics.LATEST.labels("404").inc()
-            raise Refuse(404, "No such vehicle", f"{vehicle} has never sent a packet")
+            raise Refuse(404, "No such id", f"{vehicle} has never sent a packet")
         headers = {"ETag": f'"{event_id(epoch, state.version)}"', "Cache-Control": "no-cache"}
         wanted = [tag.strip().removeprefix("W/") for tag in _list(request, "if-none-match")]
         if headers["ETag"] in wanted or "*" in wanted:
@@ -218,13 +220,14 @@ def application(
 ) -> ASGIApp:
     """The ASGI application."""
     origin = Origin(live, settings, hold, last_ids, clock)
+    things = f"/v1/{settings.noun}"
     app = Starlette(
         routes=[
-            Route("/v1/vehicles", origin.served(origin.fleet)),
-            Route("/v1/vehicles/{vehicle}", origin.served(origin.latest)),
-            Route("/v1/vehicles/{vehicle}/events", origin.served(origin.events)),
+            Route(things, origin.served(origin.fleet)),
+            Route(f"{things}/{{vehicle}}", origin.served(origin.latest)),
+            Route(f"{things}/{{vehicle}}/events", origin.served(origin.events)),
             Route("/next/{link:int}", origin.served(origin.next)),
-            *page.routes(),
+            *page.routes(settings.noun),
         ],
         exception_handlers={Refuse: on_refuse, HTTPException: on_http_exception, Exception: on_bug},
     )
@@ -264,7 +267,7 @@ def _stream(body: bytes, held: Sequence[tuple[str, str]]) -> Response:
 def _vehicle(request: Request) -> str:
     vehicle = str(request.path_params["vehicle"])
     if not is_vehicle(vehicle):
-        raise Refuse(400, "Bad vehicle id", "an id is 1 to 64 of A-Z a-z 0-9 - _")
+        raise Refuse(400, "Bad id", "an id is 1 to 64 of A-Z a-z 0-9 - _")
     return vehicle
 
 

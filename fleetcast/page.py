@@ -1,5 +1,7 @@
 """The page: `/`, and its scripts, styles and pictures below `/static/`, as they lie in `web/`.
 
+Only `index.html` is filled in: `$many` and `$one` are what the page calls the things that it shows.
+
 Everything that the page loads comes from here, and the browser is told to load nothing else: whatever a vehicle's signals
 hold, it is never run.
 """
@@ -7,11 +9,13 @@ hold, it is never run.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from hashlib import sha256
 from importlib import resources
+from string import Template
 from typing import Any
 
 from starlette.requests import Request
-from starlette.responses import FileResponse, Response
+from starlette.responses import Response
 from starlette.routing import BaseRoute, Mount, Route
 from starlette.staticfiles import StaticFiles
 
@@ -27,16 +31,31 @@ class _Fresh(StaticFiles):
         return response
 
 
-def routes() -> Sequence[BaseRoute]:
-    """The page's routes. Answers carry an ETag; a browser asks again each time, so that a deploy is seen at once."""
-    web = str(resources.files("fleetcast").joinpath("web"))
+def routes(noun: str) -> Sequence[BaseRoute]:
+    """The page's routes; `noun` is the plural that stands in the API's addresses.
+
+    Answers carry an ETag; a browser asks again each time, so that a deploy is seen at once.
+    """
+    web = resources.files("fleetcast").joinpath("web")
+    one = singular(noun)
+    words = {"many": noun, "one": one, "Many": noun.capitalize(), "One": one.capitalize()}
+    text = Template(web.joinpath("index.html").read_text()).substitute(words).encode()
+    tag = f'"{sha256(text).hexdigest()[:32]}"'
 
     async def index(_: Request) -> Response:
         headers = {
             "Content-Security-Policy": _POLICY,
             "Cache-Control": "no-cache",
+            "ETag": tag,
             "X-Content-Type-Options": "nosniff",
         }
-        return FileResponse(f"{web}/index.html", headers=headers)
+        return Response(text, headers=headers, media_type="text/html")
 
-    return [Route("/", index), Mount("/static", _Fresh(directory=web))]
+    return [Route("/", index), Mount("/static", _Fresh(directory=str(web)))]
+
+
+def singular(noun: str) -> str:
+    """`devices` -> `device`, `batteries` -> `battery`, `sheep` -> `sheep`."""
+    if noun.endswith("ies"):
+        return f"{noun[:-3]}y"
+    return noun[:-1] if noun.endswith("s") and noun[:-1] else noun

@@ -203,7 +203,7 @@ class Platform:
             self._wait(name, partial(_http, f"http://127.0.0.1:{port}/ready")) for name, port in ports.items()
         ]
         await asyncio.gather(*ready)
-        await self._wait("haproxy", lambda: _http(f"{self.url}/v1/vehicles/ready", expect=404))
+        await self._wait("haproxy", lambda: _http(f"{self.url}/v1/{self.settings.noun}/ready", expect=404))
 
     def _roles(self, role: str, count: int) -> list[str]:
         return [role] if role == "ingest" else [f"{role}-{number}" for number in range(count)]

@@ -23,6 +23,7 @@ from fleetcast.errors import Unusable
 Address = Annotated[str, msgspec.Meta(pattern=r"^[^:\s]+:[0-9]{1,5}\Z")]
 Port = Annotated[int, msgspec.Meta(ge=1, le=65535)]
 Count = Annotated[int, msgspec.Meta(ge=1)]
+Noun = Annotated[str, msgspec.Meta(pattern=r"^[a-z]{1,20}\Z")]
 Seconds = Annotated[float, msgspec.Meta(gt=0, le=1e8)]
 Addresses = Annotated[tuple[Address, ...], msgspec.Meta(min_length=1)]
 
@@ -41,6 +42,9 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The front door: all that apps use."""
     ingest_port: Port = 8081
     """Where vehicles send packets by HTTP."""
+    noun: Noun = "vehicles"
+    """What the addresses and the page call the things that send, in the plural: /v1/vehicles. 1 to 20 of a-z. In packets
+    and events the field is `vehicle` whatever they are."""
     nats: str = "nats://127.0.0.1:4222"
     """The message queue."""
     edge_sub: Addresses = ("127.0.0.1:5562", "127.0.0.1:5572")

@@ -49,8 +49,8 @@ class Queue:
 
 
 @asynccontextmanager
-async def ingest(queue: Queue) -> AsyncIterator[httpx2.AsyncClient]:
-    transport = httpx2.ASGITransport(app=application(queue, Settings()), raise_app_exceptions=False)  # type: ignore[arg-type] # only put is asked
+async def ingest(queue: Queue, **changes: Any) -> AsyncIterator[httpx2.AsyncClient]:
+    transport = httpx2.ASGITransport(app=application(queue, Settings(**changes)), raise_app_exceptions=False)  # type: ignore[arg-type] # only put is asked
     async with httpx2.AsyncClient(transport=transport, base_url="http://ingest") as client:
         yield client
 
@@ -336,6 +336,16 @@ def test_whatever_comes_is_stored_or_refused(body: bytes, form: str, encoding: s
             assert not queue.stored
 
     asyncio.run(ask())
+
+
+async def test_the_noun_of_the_address_is_a_setting(queue: Queue) -> None:
+    json_ = {"content-type": JSON}
+    async with ingest(queue, noun="devices") as client:
+        sent = await client.post("/v1/devices/car-1/packets", content=a_packet(), headers=json_)
+        assert sent.status_code == 202
+        is_problem(await post(client, a_packet()), 404)
+    async with ingest(queue) as client:
+        is_problem(await client.post("/v1/devices/car-1/packets", content=a_packet(), headers=json_), 404)
 
 
 # Not stored

@@ -99,10 +99,12 @@ class HandClock:
 
 
 @asynccontextmanager
-async def asking(live: Live, clock: HandClock, **headers: str) -> AsyncIterator[httpx2.AsyncClient]:
+async def asking(
+    live: Live, clock: HandClock, settings: Settings = SETTINGS, /, **headers: str
+) -> AsyncIterator[httpx2.AsyncClient]:
     app = application(
         live,
-        SETTINGS,
+        settings,
         signed=lambda signature: pushpin.signed_by_edge(signature, KEY),
         hold=lambda name, at, control, link: pushpin.hold(name, at, control, link, SETTINGS),
         last_ids=pushpin.last_ids,
@@ -165,6 +167,20 @@ def is_problem(answer: httpx2.Response, status: int) -> None:
     assert answer.headers["content-type"] == "application/problem+json"
     assert answer.json()["status"] == status
     assert not grip(answer)
+
+
+async def test_the_noun_of_the_addresses_is_a_setting(live: Live, clock: HandClock) -> None:
+    live.drive("room", 1)
+    devices = msgspec.structs.replace(SETTINGS, noun="devices")
+    async with asking(live, clock, devices, **{"Grip-Sig": SIGNATURE}) as edge:
+        (listed,) = (await edge.get("/v1/devices")).json()["vehicles"]  # the field's name is the protocol's
+        assert listed["vehicle"] == (await edge.get("/v1/devices/room")).json()["vehicle"] == "room"
+        answer = await edge.get("/v1/devices/room/events", headers={"Accept": "text/event-stream"})
+        assert [one.event for one in events(answer)] == ["snapshot"]
+        assert ("Grip-Channel", f"v/room/all/; prev-id={EPOCH}-1") in grip(answer)
+        for path in ("/v1/vehicles", "/v1/vehicles/room", "/v1/vehicles/room/events"):
+            is_problem(await edge.get(path), 404)
+        assert 'data-many="devices"' in (await edge.get("/")).text
 
 
 # Only through the edge

@@ -21,6 +21,7 @@ CHANGES: dict[str, st.SearchStrategy[Any]] = {
     "member": TEXTS,
     "host": st.sampled_from(["127.0.0.1", "127.1.2.3", "localhost"]),
     "front_port": st.integers(1, 65535),
+    "noun": st.from_regex(r"[a-z]{1,20}", fullmatch=True),
     "edge_sub": st.lists(st.from_regex(r"[a-z]{1,9}:[1-9][0-9]{3}", fullmatch=True), min_size=1).map(tuple),
     "enrichers": st.lists(TEXTS).map(tuple),
     "window": st.floats(1e-9, 1e8),
@@ -51,6 +52,7 @@ def refused(path: Path | None, environment: dict[str, str], given: dict[str, Any
 
 def test_defaults() -> None:
     assert load(None, {}) == Settings()
+    assert Settings().noun == "vehicles"
     assert (
         load(None, {"PATH": "/bin", "fleetcast_log": "x", PREFIX + "CONFIG": "elsewhere.toml"}) == Settings()
     )
@@ -141,6 +143,11 @@ def test_the_command_line_wins_over_the_environment_over_the_file(file: Path) ->
         ('edge_http = ["localhost:http"]', "edge_http"),
         ('enrichers = ["a", 2]', "enrichers"),
         ("max_packet = 1023", "max_packet"),
+        ('noun = ""', "noun"),
+        ('noun = "Devices"', "noun"),
+        ('noun = "smart/devices"', "noun"),
+        ('noun = "devices\\n"', "noun"),
+        (f'noun = "{"x" * 21}"', "noun"),
         ("max_packet = 5000000\nmax_state = 4999999", "max_state"),
         ("front_port = ", "fleetcast.toml: "),
         ("front_port = 1\nfront_port = 2", "fleetcast.toml: "),

@@ -183,7 +183,9 @@ class _Demo:
             async with slots:
                 for _ in range(50):
                     with suppress(httpx2.HTTPError):
-                        answer = await client.get(f"{self.platform.url}/v1/vehicles/{vehicle}")
+                        answer = await client.get(
+                            f"{self.platform.url}/v1/{self.platform.settings.noun}/{vehicle}"
+                        )
                         if answer.status_code in (200, 404):
                             return int(answer.json()["version"]) if answer.status_code == 200 else 0
                     await asyncio.sleep(0.2)
@@ -197,6 +199,7 @@ class _Demo:
         given = self.arguments
         options = {
             "--ingest": self.platform.ingest_url,
+            "--noun": self.platform.settings.noun,
             "--cars": given.cars,
             "--per-minute": given.per_minute,
             "--min-bytes": given.min_bytes,
@@ -210,6 +213,7 @@ class _Demo:
         given = self.arguments
         options = {
             "--front": self.platform.url,
+            "--noun": self.platform.settings.noun,
             "--cars": given.cars,
             "--phones": given.phones,
             "--settle": _SETTLE,

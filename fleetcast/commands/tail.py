@@ -47,7 +47,7 @@ async def run(arguments: argparse.Namespace, settings: Settings) -> int:
         raise Unusable("tail: a vehicle id is 1 to 64 of A-Z a-z 0-9 - _")
     front = arguments.front or f"http://{settings.host}:{settings.front_port}"
     view = _View(arguments.vehicle, arguments.events)
-    following = asyncio.create_task(_follow(front, view))
+    following = asyncio.create_task(_follow(f"{front}/v1/{settings.noun}", view))
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, following.cancel)
     with suppress(asyncio.CancelledError):
@@ -113,9 +113,9 @@ def _age(at: str) -> str:
     )
 
 
-async def _follow(front: str, view: _View) -> None:
+async def _follow(things: str, view: _View) -> None:
     parser = sse.Parser()
-    url = f"{front}/v1/vehicles/{view.vehicle}/events"
+    url = f"{things}/{view.vehicle}/events"
     async with httpx2.AsyncClient(timeout=httpx2.Timeout(10, read=_SILENCE), trust_env=False) as client:
         while True:
             parser = sse.Parser(parser.last_id)

@@ -23,6 +23,7 @@ import httpx2
 import msgspec
 from msgspec import Meta
 
+from fleetcast.settings import Noun
 from fleetcast.simulator.car import Car
 from fleetcast.simulator.drives import find_drives
 from fleetcast.simulator.samples import MAX_BYTES, Encoding, Form, Parcel, Samples, content_type, head_of
@@ -50,6 +51,7 @@ class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """
 
     ingest: str = "http://127.0.0.1:8081"
+    noun: Noun = "vehicles"
     cars: Annotated[int, Meta(ge=1)] = 200
     prefix: Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]{1,48}$")] = "car-"
     per_minute: Annotated[float, Meta(ge=1, le=120)] = 12.0
@@ -222,7 +224,7 @@ class _Post:
         headers = {"Content-Type": parcel.content_type}
         if parcel.encoding != "identity":
             headers["Content-Encoding"] = parcel.encoding
-        url = f"/v1/vehicles/{parcel.vehicle}/packets"
+        url = f"/v1/{self.options.noun}/{parcel.vehicle}/packets"
         sent = time.monotonic()
         failures = 0
         while True:
@@ -286,6 +288,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of `fleetcast simulate cars`."""
     default = Options()
     parser.add_argument("--ingest", default=default.ingest, metavar="URL")
+    parser.add_argument("--noun", default=default.noun, help="of the addresses (%(default)s)")
     parser.add_argument("--cars", type=int, default=default.cars, metavar="N")
     parser.add_argument("--prefix", default=default.prefix, help="of the vehicle ids: car- gives car-00000")
     parser.add_argument(

@@ -38,8 +38,9 @@ READERS = 16  # latest states asked for at a time
 class Watch:
     """One phone's line to the platform: connects, listens, comes back."""
 
-    def __init__(self, number: int, vehicle: str) -> None:
+    def __init__(self, number: int, vehicle: str, noun: str = "vehicles") -> None:
         self.number = number
+        self.noun = noun
         self.phone = Phone(vehicle)
         self.connected = False
         self.streams_closed = 0  # ended though the phone wanted more
@@ -63,7 +64,7 @@ class Watch:
             headers["Last-Event-ID"] = self.phone.last_event_id
         unavailable = self.phone.counts.unavailable
         try:
-            path = f"/v1/vehicles/{self.phone.vehicle}/events"
+            path = f"/v1/{self.noun}/{self.phone.vehicle}/events"
             async with client.stream("GET", path, headers=headers) as response:
                 kind = response.headers.get("content-type", "").partition(";")[0]
                 self.connected = response.status_code == 200 and kind == sse.MEDIA_TYPE
@@ -97,9 +98,12 @@ class Watch:
 class Phones:
     """A crowd of phones. `watch()` runs them, `progress()` says what is new, `settle()` compares and reports."""
 
-    def __init__(self, front: str, cars: int, phones: int, prefix: str = "car-") -> None:
+    def __init__(
+        self, front: str, cars: int, phones: int, prefix: str = "car-", noun: str = "vehicles"
+    ) -> None:
         self.front = front
-        self.watches = [Watch(number, f"{prefix}{number % cars:05d}") for number in range(phones)]
+        self.noun = noun
+        self.watches = [Watch(number, f"{prefix}{number % cars:05d}", noun) for number in range(phones)]
 
     async def watch(self) -> None:
         """Connect all, paced, and follow until cancelled."""
@@ -164,7 +168,7 @@ class Phones:
         """The latest document, None when the vehicle never sent, or why there is no answer."""
         async with readers:
             try:
-                answer = await client.get(f"/v1/vehicles/{vehicle}")
+                answer = await client.get(f"/v1/{self.noun}/{vehicle}")
             except httpx2.TransportError as error:
                 return f"the latest state was not to be had: {error!r}"
         if answer.status_code == 404:
@@ -188,6 +192,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--front", default="http://127.0.0.1:8080", metavar="URL", help="the front door (%(default)s)"
     )
+    parser.add_argument("--noun", default="vehicles", help="of the addresses (%(default)s)")
     parser.add_argument("--cars", type=_positive, default=200, help="vehicles in the fleet (%(default)s)")
     parser.add_argument(
         "--phones", type=_positive, default=50, help="phones; distinct vehicles first (%(default)s)"
@@ -208,7 +213,7 @@ async def run(args: argparse.Namespace) -> int:
     SIGTERM or SIGINT begins to settle, a second one ends it at once.
     """
     stop, hurry = asyncio.Event(), asyncio.Event()
-    crowd = Phones(args.front, args.cars, args.phones, args.prefix)
+    crowd = Phones(args.front, args.cars, args.phones, args.prefix, args.noun)
     say = _Printer(crowd, as_json=args.json)
     with _signals(stop, hurry):
         async with _beside(crowd.watch()) as watching, _beside(say.forever()) as saying:

@@ -1,8 +1,12 @@
-// Where the platform's API is, and what it is asked. The noun of the addresses stands here and nowhere else.
+// Where the platform's API is, and what it is asked. What the things are called stands in the page,
+// where the platform fills it in.
 
 import { learn } from "./clock.js";
 
-const COLLECTION = "/v1/vehicles";
+/** `vehicles` and `vehicle`, or what this platform calls them. */
+export const { many: MANY, one: ONE } = document.documentElement.dataset;
+
+const COLLECTION = `/v1/${MANY}`;
 
 /** Whether the platform could know a vehicle by this id. */
 export function isVehicle(id) {

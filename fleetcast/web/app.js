@@ -1,6 +1,6 @@
 // The page: the fleet at /, one vehicle at /?vehicle=…
 
-import { askTime, isVehicle } from "./api.js";
+import { askTime, isVehicle, MANY, ONE } from "./api.js";
 import { ahead } from "./clock.js";
 import { make, setText } from "./dom.js";
 import { showFleet } from "./fleet.js";
@@ -13,11 +13,11 @@ const vehicle = new URLSearchParams(location.search).get("vehicle");
 if (vehicle === null) show("fleet-view", showFleet);
 else if (isVehicle(vehicle)) show("vehicle-view", (view) => showVehicle(view, vehicle));
 else {
-  document.title = "No such vehicle · Fleetcast";
+  document.title = `No such ${ONE} · Fleetcast`;
   main.append(
-    make("h1", {}, "No such vehicle"),
+    make("h1", {}, `No such ${ONE}`),
     make("p", {}, "An id is 1 to 64 of A-Z, a-z, 0-9, - and _."),
-    make("p", {}, make("a", { href: "/" }, "All vehicles")),
+    make("p", {}, make("a", { href: "/" }, `All ${MANY}`)),
   );
 }
 

@@ -1,7 +1,7 @@
 // The fleet list: a page of vehicles by id, asked for anew every few seconds. Rows are kept, so nothing flickers and
 // the focus stays where it is. Search and page are in the address, so they survive a reload and the way back.
 
-import { fleet, pageOf } from "./api.js";
+import { fleet, MANY, ONE, pageOf } from "./api.js";
 import { now } from "./clock.js";
 import { keyed, make, setText } from "./dom.js";
 import { ago, as, count, exactTime, place, span } from "./format.js";
@@ -158,6 +158,8 @@ class Fleet {
     trouble.hidden = true;
     setText(trouble, "");
     const vehicles = this.#vehicles;
+    // Where nothing is a car, the columns of a car would only be empty.
+    if (vehicles.length) rows.parentElement.classList.toggle("plain", !vehicles.some(isCar));
     keyed(rows, vehicles, (one) => one.vehicle, createRow, updateRow);
     this.#tick();
     const first = this.#afters.length === 1;
@@ -166,10 +168,10 @@ class Fleet {
       setText(
         empty,
         this.#search
-          ? `No vehicle's id contains “${this.#search}”.`
+          ? `No ${ONE}'s id contains “${this.#search}”.`
           : first
-            ? "No vehicle has sent a packet yet."
-            : "No more vehicles.",
+            ? `No ${ONE} has sent a packet yet.`
+            : `No more ${MANY}.`,
       );
     }
     previous.disabled = first;
@@ -180,7 +182,7 @@ class Fleet {
       setText(
         found,
         vehicles.length
-          ? `${count(vehicles.length, "vehicle")} listed${this.#next === null ? "" : ", there are more"}`
+          ? `${count(vehicles.length, ONE, MANY)} listed${this.#next === null ? "" : ", there are more"}`
           : empty.textContent,
       );
     this.#announce = false;
@@ -254,6 +256,10 @@ function warningsOf(one) {
   const tyres = list(valueOf(one, TYRES_LOW)).map((wheel) => `Tyre low: ${place(wheel)}`);
   const seats = list(valueOf(one, UNBELTED)).map((seat) => `Unbelted: ${(SEATS[seat] ?? place(seat)).toLowerCase()}`);
   return [...tyres, ...seats];
+}
+
+function isCar(one) {
+  return SIGNALS.some((path) => valueOf(one, path) !== undefined);
 }
 
 function valueOf(one, path) {

@@ -86,8 +86,8 @@ export function plain(value) {
 }
 
 /** "1 signal", "3 signals". */
-export function count(amount, noun) {
-  return `${whole.format(amount)} ${noun}${amount === 1 ? "" : "s"}`;
+export function count(amount, one, many = `${one}s`) {
+  return `${whole.format(amount)} ${amount === 1 ? one : many}`;
 }
 
 function number(value, how) {

@@ -1,5 +1,5 @@
 // The names of what the page draws: COVESA VSS 6.0, and what the platform's enrichers derive. Any other signal is shown
-// in the table of all signals, so a vehicle that is not a car has a page too.
+// in the table of all signals, so what is not a car has a page too.
 
 export const SPEED = "Vehicle.Speed";
 export const CHARGE = "Vehicle.Powertrain.TractionBattery.StateOfCharge.Displayed";

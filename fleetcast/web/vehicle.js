@@ -1,6 +1,7 @@
 // The page of one vehicle: its stream on one side, the parts that show it on the other. What came is shown at once; what
 // only grows older is shown anew each second.
 
+import { MANY, ONE } from "./api.js";
 import { Car } from "./car.js";
 import { Chart } from "./chart.js";
 import { now } from "./clock.js";
@@ -150,14 +151,14 @@ export function showVehicle(view, vehicle) {
 
   function why(state, reason) {
     if (reason === "no answer")
-      return "There is no answer. If many tabs show vehicles, close some: a browser opens only a few streams to one server.";
+      return `There is no answer. If many tabs show ${MANY}, close some: a browser opens only a few streams to one server.`;
     if (state === "connecting" && reason) return "The stream could not be opened. The page tries again by itself.";
     if (reason === "unseen")
       return "Nobody looked at this page for a while. What happened meanwhile is being caught up.";
     if (state === "reconnecting")
       return "The connection was lost. Shown is what was last known; what happens meanwhile will be caught up.";
     if (state === "unavailable")
-      return `The platform cannot serve this vehicle now: the ${reason} does not answer. The page tries again by itself.`;
+      return `The platform cannot serve this ${ONE} now: the ${reason} does not answer. The page tries again by itself.`;
     if (state === "refused") return `The platform refuses this stream: ${reason}`;
     return "";
   }

@@ -120,7 +120,7 @@ class Site:
         self, vehicle: str, body: bytes, form: str = "application/json", encoding: str = "identity"
     ) -> httpx2.Response:
         """A packet, as these bytes."""
-        url = f"{self.platform.ingest_url}/v1/vehicles/{vehicle}/packets"
+        url = f"{self.platform.ingest_url}/v1/{self.settings.noun}/{vehicle}/packets"
         headers = {"Content-Type": form, "Content-Encoding": encoding}
         return await self.client.post(url, content=body, headers=headers)
 
@@ -136,7 +136,7 @@ class Site:
 
     async def latest(self, vehicle: str) -> dict[str, Any]:
         """The latest state."""
-        answer = await self.get(f"/v1/vehicles/{vehicle}")
+        answer = await self.get(f"/v1/{self.settings.noun}/{vehicle}")
         assert answer.status_code == 200, answer.text
         return dict(answer.json())
 
@@ -144,7 +144,7 @@ class Site:
         """The latest state, once it is of this version."""
 
         async def there() -> dict[str, Any] | None:
-            answer = await self.get(f"/v1/vehicles/{vehicle}")
+            answer = await self.get(f"/v1/{self.settings.noun}/{vehicle}")
             shown: dict[str, Any] = answer.json() if answer.status_code == 200 else {"version": 0}
             assert shown["version"] <= version, shown
             return shown if shown["version"] == version else None
@@ -161,7 +161,7 @@ class Site:
         sent = {"Accept": sse.MEDIA_TYPE, "Accept-Encoding": "identity", **(headers or {})}
         if last:
             sent["Last-Event-ID"] = last
-        url = f"{self.url}/v1/vehicles/{vehicle}/events"
+        url = f"{self.url}/v1/{self.settings.noun}/{vehicle}/events"
         task = asyncio.create_task(phone.read(self.client, url, sent))
         try:
             await until(lambda: phone.status or phone.ended, f"a stream of {vehicle}")
