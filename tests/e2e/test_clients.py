@@ -230,7 +230,6 @@ async def lines(output: asyncio.StreamReader) -> dict[str, str]:
     return dict(line.split(": ", 1) for line in text.strip().splitlines())
 
 
-@pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
 @pytest.mark.parametrize("accept", [["Accept: text/event-stream"], []], ids=["accept", "plain"])
 async def test_curl_follows_and_resumes(here: Site, accept: list[str]) -> None:
     vehicle = f"curl-{len(accept)}"
