@@ -1,0 +1,278 @@
+"""What README, docs and CONTRIBUTING say to type works: each command is run against a real platform, each file is loaded.
+
+A command is a line of an `sh` block, or of an indented block, that begins with a program's name; what follows it there is
+what it prints. Ports of the defaults become the test's. What cannot be run here is named in NOT_RUN, with the reason.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import httpx2
+import pytest
+
+from fleetcast import settings as settings_module
+from fleetcast.settings import Settings, dump
+from tests.servers import platform_settings, short_folder
+
+ROOT = Path(__file__).parents[2]
+FILES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "CONTRIBUTING.md"]
+LANGUAGES = {"sh", "python", "toml", "json", "text"}
+
+NOT_RUN = {
+    "apt-get install -y git make python3 python3-venv ca-certificates": "it changes the machine; `make fresh` runs it",
+    "git clone REPOSITORY fleetcast && cd fleetcast": "the address is the reader's; `make fresh` runs it",
+}
+
+_PROGRAMS = "fleetcast|curl|python3?|make|pytest|apt-get|git|cd|pip|printf|gzip|zstd|kill|docker|node|npm"
+_COMMAND = re.compile(rf"(?:[A-Z_]+=\S+ +)*(?:\.venv/bin/)?(?:{_PROGRAMS}) \S")
+_STREAM_SECONDS = 0.7
+_ENDED = 28  # curl's status when its time is over, as it is for a stream
+
+
+# Finding them
+
+
+class Block(NamedTuple):
+    file: str
+    line: int
+    language: str
+    text: str
+    before: str
+
+
+def blocks(path: Path) -> Iterator[Block]:
+    """Fenced blocks with their language, and indented ones, which have none."""
+    lines = [*path.read_text().splitlines(), ""]
+    number = 0
+    while number < len(lines):
+        line, before = lines[number], "\n".join(lines[:number])
+        if line.startswith("```"):
+            end = lines.index("```", number + 1)
+            yield Block(path.name, number + 1, line[3:], "\n".join(lines[number + 1 : end]), before)
+            number = end + 1
+        elif line.startswith("    ") and not lines[number - 1]:
+            end = number
+            while end < len(lines) and (not lines[end] or lines[end].startswith("    ")):
+                end += 1
+            while not lines[end - 1]:
+                end -= 1
+            yield Block(path.name, number + 1, "", "\n".join(one[4:] for one in lines[number:end]), before)
+            number = end
+        else:
+            number += 1
+
+
+BLOCKS = [block for path in FILES for block in blocks(path)]
+
+
+def commands(block: Block) -> Iterator[str]:
+    """Each command; one whose quotes are open goes on in the next line."""
+    lines = iter(block.text.splitlines())
+    for line in lines:
+        if not _COMMAND.match(line):
+            assert block.language != "sh" or line.startswith("#"), (
+                f"{block.file}: not known as a command: {line}"
+            )
+            continue
+        command = re.sub(r"\s{2,}# .*$", "", line)
+        while _is_open(command):
+            command += "\n" + next(lines)
+        yield command
+
+
+def _is_open(command: str) -> bool:
+    try:
+        shlex.split(command)
+    except ValueError:
+        return True
+    return command.endswith("\\")
+
+
+def python_files() -> Mapping[str, str]:
+    """The Python blocks, by the file name that the text before each one ends with."""
+    found = {}
+    for block in BLOCKS:
+        if block.language == "python" or (not block.language and re.search(r"^def \w+\(", block.text, re.M)):
+            name = re.findall(r"`(\w+\.py)`", block.before)[-1]
+            assert name not in found, f"{block.file}:{block.line}: {name} is there twice"
+            found[name] = block.text + "\n"
+    return found
+
+
+# A platform to run them against, started by the README's own command
+
+BREAKS = """
+def enrich(state, packet):
+    if "Test.Raise" in packet.signals:
+        raise ValueError("as asked")
+    return state
+"""
+
+
+class Ground:
+    """A folder in which commands are given, as a reader would, and the platform that runs there."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        names = [name.removesuffix(".py") for name in python_files() if not name.startswith("test_")]
+        for name, text in {**python_files(), "breaks.py": BREAKS}.items():
+            (folder / name).write_text(text)
+        self.settings = platform_settings(
+            folder / "d", consumers=1, origins=1, edges=1, enrichers=(*Settings().enrichers, *names, "breaks")
+        )
+        (folder / "t.toml").write_text(dump(self.settings))
+        (folder / ".venv").symlink_to(sys.prefix)
+        own = {name: text for name, text in os.environ.items() if not name.startswith("FLEETCAST_")}
+        path = f"{sys.prefix}/bin:{own.get('PATH', '')}"
+        self.environment = {**own, "PATH": path, "FLEETCAST_CONFIG": str(folder / "t.toml")}
+        self.front = f"http://127.0.0.1:{self.settings.front_port}"
+        self.ingest = f"http://127.0.0.1:{self.settings.ingest_port}"
+
+    def run(self, command: str, folder: Path | None = None) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            ["bash", "-o", "pipefail", "-c", command],
+            cwd=folder or self.folder,
+            env=self.environment,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+
+    def send(self, vehicle: str, signals: Mapping[str, object], seq: int = 1) -> None:
+        packet = {"vehicle": vehicle, "boot": 0, "seq": seq, "sent_at": "2026-11-23T10:00:00Z"}
+        packet |= {"signals": {path: {"value": value} for path, value in signals.items()}}
+        answer = httpx2.post(f"{self.ingest}/v1/vehicles/{vehicle}/packets", json=packet)
+        assert answer.status_code == 202, answer.text
+
+    def adapted(self, command: str) -> str:
+        """With the test's ports; what would not end is given an end."""
+        known = {8080: self.settings.front_port, 8081: self.settings.ingest_port}
+        known |= {8086: self.settings.haproxy_port}
+        known |= {8070 + number: self.settings.admin_port + min(number, 2) for number in range(5)}
+        command = re.sub(
+            r"(?<=127\.0\.0\.1:)(\d+)", lambda found: str(known.get(int(found[1]), found[1])), command
+        )
+        if re.search(r"\bcurl\b", command):
+            ending = f" --max-time {_STREAM_SECONDS}" if re.search(r"\bcurl -\w*N", command) else ""
+            command += ending + r" -w '\n%{http_code}'"
+        if "simulate cars" in command:
+            command += f" --seconds 1 --ingest {self.ingest}"
+        if "simulate phones" in command:
+            command += f" --seconds 1 --front {self.front}"
+        if re.match(r"(?:\S+=\S+ )+\S*fleetcast up\Z", command):  # other settings: would they do?
+            command = command.removesuffix("up") + "doctor"
+        return re.sub(r"^make ", "make -n ", command)  # it is there; what it does, others test
+
+
+@pytest.fixture(scope="module")
+def ground() -> Iterator[Ground]:
+    with short_folder() as folder:
+        made = Ground(folder)
+        with (folder / "up.log").open("w") as output:
+            process = subprocess.Popen(
+                [".venv/bin/fleetcast", "up"],
+                cwd=folder,
+                env=made.environment,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
+            )
+        try:
+            wait_for(lambda: process.poll() is not None or "ready " in (folder / "up.log").read_text())
+            assert process.poll() is None, (folder / "up.log").read_text()
+            made.send("my-car", {"Vehicle.Speed": 1})
+            made.send("broken", {"Test.Raise": True})
+            wait_for(lambda: made.run("fleetcast rejected list").stdout.startswith("1\tbroken"))
+            yield made
+        finally:
+            process.send_signal(signal.SIGTERM)
+            process.wait(30)
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 40
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+# The tests
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
+def test_each_command_works(ground: Ground, path: Path) -> None:
+    for block in blocks(path):
+        for command in commands(block) if block.language in ("sh", "") else ():
+            if command in NOT_RUN or re.fullmatch(
+                r"(\.venv/bin/)?fleetcast up", command
+            ):  # the platform is that
+                continue
+            where = f"{block.file}:{block.line}: {command}"
+            if "pytest " in command:  # those there are; not to be run twice
+                done = ground.run(f"{command} --collect-only", ROOT)
+            else:
+                done = ground.run(ground.adapted(command), ROOT if command.startswith("make") else None)
+            said = f"{where}\n{done.returncode} {done.stdout[-1500:]}{done.stderr[-1500:]}"
+            if "curl" in command:
+                stream = re.search(r"curl -\w*N", command)
+                assert done.returncode == (_ENDED if stream else 0), said
+                assert re.search(r"\n[23]\d\d\Z", done.stdout), said
+                assert not stream or "event: " in done.stdout, said
+            elif "doctor" in ground.adapted(command):  # whether this machine will do is not asked here
+                assert done.returncode in (0, 1), said
+                assert "ok  settings: enrichers load" in done.stdout, said
+            else:
+                assert done.returncode == 0, said
+
+
+def test_what_is_not_run_is_still_there() -> None:
+    every = {command for block in BLOCKS if block.language in ("sh", "") for command in commands(block)}
+    assert NOT_RUN.keys() <= every
+    assert len(every) > 20
+
+
+def test_each_other_block_can_be_read(tmp_path: Path) -> None:
+    for block in BLOCKS:
+        assert block.language in LANGUAGES | {""}, f"{block.file}:{block.line}: {block.language}"
+        if block.language == "json":
+            json.loads(block.text)
+        elif block.language == "toml":
+            file = tmp_path / "t.toml"
+            file.write_text(block.text)
+            settings_module.load(file, {})
+
+
+def test_the_enrichers_of_the_documentation_have_their_effect(ground: Ground) -> None:
+    ground.send("cold", {"Vehicle.Speed": 140}, 1)
+    ground.send("cold", {"Vehicle.Exterior.AirTemperature": -2, "Vehicle.TraveledDistance": 1000}, 2)
+    ground.send("cold", {"Vehicle.TraveledDistance": 1700}, 3)
+    found: dict[str, dict[str, object]] = {}
+
+    def level() -> bool:
+        state = httpx2.get(f"{ground.front}/v1/vehicles/cold").json()
+        found.update(state.get("signals", {}))
+        return "version" in state and int(state["version"]) == 3
+
+    wait_for(level)
+    assert found["Acme.Ice.Warning"]["value"] is True
+    assert found["Acme.Speeding.Distance"]["value"] == 700
+
+
+def test_the_test_of_the_documented_enricher_passes(ground: Ground) -> None:
+    done = ground.run("python -m pytest -q -p no:cacheprovider -c /dev/null --rootdir . test_speeding.py")
+    assert done.returncode == 0, done.stdout
+    assert "2 passed" in done.stdout
