@@ -20,7 +20,7 @@ from starlette.routing import Route
 from fleetcast import metrics
 from fleetcast.errors import Refuse, Reject, TooLarge, Unavailable
 from fleetcast.health import on_bug, on_http_exception, on_refuse
-from fleetcast.packet import ENCODINGS, FORMS, declared_size, decode
+from fleetcast.packet import ENCODINGS, FORMS, bound_size, decode
 from fleetcast.queue import Queue
 from fleetcast.settings import Settings
 from fleetcast.subjects import is_vehicle
@@ -36,9 +36,8 @@ def application(queue: Queue, settings: Settings) -> Starlette:
         vehicle = _identify(request)
         form, encoding = _form(request), _encoding(request)
         body = await _bounded(request, settings.max_packet)
-        if (declared_size(body, encoding) or 0) > settings.max_packet:
-            raise Refuse(413, "Packet too large", f"more than {settings.max_packet} bytes when inflated")
         try:
+            bound_size(body, encoding, settings.max_packet)
             packet = decode(body, form, encoding, settings.max_packet)
         except TooLarge as why:
             raise Refuse(413, "Packet too large", str(why)) from None

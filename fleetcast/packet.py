@@ -12,8 +12,9 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from datetime import datetime
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, TypeVar, cast
 
 import msgspec
 from backports import zstd
@@ -120,13 +121,38 @@ def inflate(body: bytes, encoding: str, limit: int) -> bytes:
 
 
 def declared_size(body: bytes, encoding: str) -> int | None:
-    """What the first frame says it inflates to, or None: lets a too large packet be refused before it is read."""
+    """What its frames together say that they inflate to; None if one does not say, or is damaged."""
     if encoding != "zstd":
         return len(body) if encoding == "identity" else None
+    size, rest = 0, body
     try:
-        return zstd.get_frame_info(body).decompressed_size
+        for _ in range(_FRAMES):
+            declared = cast("int | None", zstd.get_frame_info(rest).decompressed_size)  # its type says int
+            if declared is None:
+                return None
+            size += declared
+            rest = rest[zstd.get_frame_size(rest) :]
+            if not rest:
+                return size
     except zstd.ZstdError:
-        return None
+        pass
+    return None
+
+
+def bound_size(body: bytes, encoding: str, limit: int) -> None:
+    """Raises TooLarge if the body inflates to more than `limit` bytes: by what its frames declare, else by inflating it,
+    keeping nothing. Whether it is damaged is not asked here.
+    """
+    size = declared_size(body, encoding)
+    if size is None:
+        size = 0
+        with suppress(Reject):
+            for part in _chunks(body, encoding):
+                size += len(part)
+                if size > limit:
+                    break
+    if size > limit:
+        raise TooLarge(f"more than {limit} bytes when inflated")
 
 
 def _first_line(body: bytes, encoding: str, limit: int) -> bytes:

@@ -17,8 +17,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fleetcast import packet
-from fleetcast.errors import Reject
-from fleetcast.packet import ENCODINGS, FORMS, JSON, NDJSON, Packet, Signal, declared_size, decode, inflate
+from fleetcast.errors import Reject, TooLarge
+from fleetcast.packet import (
+    ENCODINGS,
+    FORMS,
+    JSON,
+    NDJSON,
+    Packet,
+    Signal,
+    bound_size,
+    declared_size,
+    decode,
+    inflate,
+)
 
 LIMIT = 1_048_576
 
@@ -262,9 +273,38 @@ def test_inflate_keeps_to_its_limit(text: bytes, encoding: str, limit: int) -> N
         assert inflate(body, encoding, limit) == text
 
 
+STREAMED = zstd.ZstdCompressor()
+FAR = b"1" * 2000
+
+
+@pytest.mark.parametrize(
+    ("encoding", "body"),
+    [
+        ("identity", FAR),
+        ("gzip", gzip.compress(FAR)),
+        ("gzip", gzip.compress(FAR[:1000]) * 2),
+        ("zstd", zstd.compress(FAR)),
+        ("zstd", zstd.compress(FAR[:1000]) * 2),
+        ("zstd", STREAMED.compress(FAR) + STREAMED.flush()),
+        ("zstd", zstd.compress(FAR[:1000]) + STREAMED.compress(FAR[:1000]) + STREAMED.flush()),
+    ],
+)
+def test_the_inflated_size_is_bounded_however_it_is_framed(encoding: str, body: bytes) -> None:
+    bound_size(body, encoding, 2000)
+    with pytest.raises(TooLarge, match="more than 1999 bytes when inflated"):
+        bound_size(body, encoding, 1999)
+
+
+@pytest.mark.parametrize("encoding", ENCODINGS)
+def test_what_is_damaged_is_not_said_to_be_too_large(encoding: str) -> None:
+    bound_size(b"no such thing", encoding, 2000)
+
+
 def test_declared_size() -> None:
     assert declared_size(b"12345", "identity") == 5
     assert declared_size(zstd.compress(b"1" * 5000), "zstd") == 5000
+    assert declared_size(zstd.compress(b"1" * 5000) * 3, "zstd") == 15000
+    assert declared_size(zstd.compress(b"1" * 5000) + b"?", "zstd") is None
     assert declared_size(gzip.compress(b"1" * 5000), "gzip") is None
     streamed = zstd.ZstdCompressor()
     assert declared_size(streamed.compress(b"1" * 5000) + streamed.flush(), "zstd") is None
