@@ -78,6 +78,20 @@ class Platform:
             self._lock.close()
             self._lock = None
 
+    # What the proof makes otherwise
+
+    def command(self, role: str) -> list[str]:
+        """What starts a role's process; its settings and its name are added."""
+        return [sys.executable, "-m", "fleetcast"]
+
+    def environment(self, name: str) -> Mapping[str, str]:
+        """Settings of one process alone, by their names in capitals."""
+        return {}
+
+    def edge_settings(self, number: int) -> Settings:
+        """What one edge replica's configuration is made from."""
+        return self.settings
+
     # Making ready
 
     def _prepare(self) -> None:
@@ -111,7 +125,7 @@ class Platform:
         for number in range(self.settings.edges):
             edge = run / f"edge-{number}"
             (edge / "log").mkdir(parents=True, exist_ok=True)
-            for name, text in pushpin.configuration(self.settings, number, edge).items():
+            for name, text in pushpin.configuration(self.edge_settings(number), number, edge).items():
                 _write(edge / name, text)
         origins = self._origin_ports()
         (run / "haproxy").mkdir(exist_ok=True)
@@ -179,11 +193,15 @@ class Platform:
 
     # Running
 
-    async def _start(self) -> None:
+    async def start_queue(self) -> None:
+        """Starts nats-server and waits for it."""
         nats = self._program("nats-server", [nats_server(), "-c", str(self._folder / "run" / "nats.conf")])
         self.supervisor.start(nats)
         host, port = natsserver.address(self.settings)
         await self._wait("nats-server", lambda: _tcp(host, port))
+
+    async def _start(self) -> None:
+        await self.start_queue()
         for number in range(self.settings.edges):
             folder = self._folder / "run" / f"edge-{number}"
             program = self._program(f"edge-{number}", ["pushpin", "--config", str(folder / "pushpin.conf")])
@@ -217,8 +235,8 @@ class Platform:
 
     def _role(self, role: str, name: str, admin: int, more: dict[str, str] | None = None) -> Program:
         config = str(self._folder / "run" / "fleetcast.toml")
-        own = {"ADMIN_PORT": str(admin), **(more or {})}
-        command = [sys.executable, "-m", "fleetcast", "--config", config, role]
+        own = {"ADMIN_PORT": str(admin), **(more or {}), **self.environment(name)}
+        command = [*self.command(role), "--config", config, role]
         return self._program(name, command, {PREFIX + key: value for key, value in own.items()})
 
     def _program(self, name: str, command: list[str], more: dict[str, str] | None = None) -> Program:

@@ -18,19 +18,42 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from fleetcast import enrich, health, ingest, nats_explain, origin, pushpin
-from fleetcast.clock import SystemClock
+from fleetcast.clock import Clock, SystemClock
 from fleetcast.consume import Consumer
 from fleetcast.edge import Edge
 from fleetcast.errors import Unavailable, Unusable
 from fleetcast.jetstream import Connection, connect, provisioned
+from fleetcast.live import Live
 from fleetcast.nats_live import NatsLive
 from fleetcast.nats_queue import NatsQueue
+from fleetcast.queue import Queue
 from fleetcast.settings import Settings
 from fleetcast.subjects import PACKETS
 
 log = structlog.get_logger()
 
 _FINISH = 5  # seconds that requests in hand get at SIGTERM
+
+
+class Seams:
+    """What a role makes of its seams before it uses them: nothing. The proof's have traps in them."""
+
+    clock: Clock = SystemClock()
+
+    def queue(self, queue: Queue) -> Queue:
+        """Of ingest and of consume."""
+        return queue
+
+    def live(self, live: Live) -> Live:
+        """Of consume and of origin."""
+        return live
+
+    def edge(self, edge: Edge) -> Edge:
+        """Of consume."""
+        return edge
+
+
+_AS_THEY_ARE = Seams()
 
 
 def configure_logging(settings: Settings, role: str) -> None:
@@ -53,18 +76,18 @@ def configure_logging(settings: Settings, role: str) -> None:
     structlog.contextvars.bind_contextvars(role=role)
 
 
-async def run_ingest(settings: Settings) -> None:
+async def run_ingest(settings: Settings, seams: Seams = _AS_THEY_ARE) -> None:
     """The HTTP door for vehicles."""
     connection = await _connected(settings, "ingest")
-    queue = NatsQueue(connection, settings, SystemClock())
+    queue = NatsQueue(connection, settings, seams.clock)
     checks = {"queue": partial(_stream_answers, connection)}
-    app = ingest.application(queue, settings)
+    app = ingest.application(seams.queue(queue), settings)
     log.info("no credentials are configured: open for development, on loopback only", host=settings.host)
     await _serve(settings, "ingest", checks, app, settings.host, settings.ingest_port)
     await connection.close()
 
 
-async def run_origin(settings: Settings) -> None:
+async def run_origin(settings: Settings, seams: Seams = _AS_THEY_ARE) -> None:
     """The app-facing API behind the edge."""
     if not settings.sig_key:
         raise Unusable(
@@ -73,25 +96,26 @@ async def run_origin(settings: Settings) -> None:
     connection = await _connected(settings, "origin")
     live = NatsLive(connection, settings)
     app = origin.application(
-        live,
+        seams.live(live),
         settings,
         signed=lambda signature: pushpin.signed_by_edge(signature, settings.sig_key),
         hold=lambda channel, at, control, link: pushpin.hold(channel, at, control, link, settings),
         last_ids=pushpin.last_ids,
+        clock=seams.clock,
     )
     await _serve(settings, "origin", {"live": live.epoch}, app, "127.0.0.1", settings.origin_port)
     await connection.close()
 
 
-async def run_consume(settings: Settings) -> None:
+async def run_consume(settings: Settings, seams: Seams = _AS_THEY_ARE) -> None:
     """The streaming consumer."""
     enrichers = enrich.load(settings.enrichers)
-    clock = SystemClock()
+    clock = seams.clock
     connection = await _connected(settings, "consume")
     queue = NatsQueue(connection, settings, clock)
     live = NatsLive(connection, settings)
     edge: Edge = pushpin.ZmqEdge(settings) if settings.publish == "zmq" else pushpin.HttpEdge(settings)
-    consumer = Consumer(queue, live, edge, enrichers, settings, clock)
+    consumer = Consumer(seams.queue(queue), seams.live(live), seams.edge(edge), enrichers, settings, clock)
     checks: dict[str, health.Check] = {
         "queue": partial(_stream_answers, connection),
         "live": live.epoch,

@@ -18,6 +18,8 @@ class Row(msgspec.Struct):
     twice: int = 0
     reordered: int = 0
     false_resets: int = 0
+    unhealed: int = 0
+    """How often not all was level again within the bound."""
     worst_heal: float | None = None
     notes: list[str] = msgspec.field(default_factory=list)
     """Sentences for a person: what was broken, with names; or what was not tried here, and why."""
@@ -25,14 +27,14 @@ class Row(msgspec.Struct):
     @property
     def clean(self) -> bool:
         """Whether every promise was kept."""
-        return not (self.lost or self.twice or self.reordered or self.false_resets)
+        return not (self.lost or self.twice or self.reordered or self.false_resets or self.unhealed)
 
 
 def total(rows: Iterable[Row]) -> Row:
     """The sum of the rows, and the worst of the heals."""
     whole = Row("all")
     for row in rows:
-        for name in ("times", "acked", "events", "lost", "twice", "reordered", "false_resets"):
+        for name in ("times", "acked", "events", "lost", "twice", "reordered", "false_resets", "unhealed"):
             setattr(whole, name, getattr(whole, name) + getattr(row, name))
         heals = [heal for heal in (whole.worst_heal, row.worst_heal) if heal is not None]
         whole.worst_heal = max(heals, default=None)

@@ -1,0 +1,79 @@
+"""The acts of a proof: which faults, on which platform, for how long. Each gives its rows.
+
+faults    one fault after the other from the seeded schedule, each until everything is level again
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import Callable, Sequence
+
+from fleetcast.errors import FleetcastError
+from fleetcast.proof.faults import Fault, schedule
+from fleetcast.proof.ports import short_folder
+from fleetcast.proof.rows import Row
+from fleetcast.proof.world import HEAL_BOUND, Size, World
+
+Say = Callable[[str], None]
+_CALM = (0.2, 1.0)
+_LONG = 5.0
+
+
+async def faults(seed: int, count: int, say: Say, size: Size, only: Sequence[str] = ()) -> list[Row]:
+    """`count` faults from the schedule; the second rule is deployed half way."""
+    with short_folder() as folder:
+        async with World(folder, seed, size, say) as world:
+            await asyncio.sleep(1)
+            planned = schedule(seed, count, only)
+            for number, fault in enumerate(planned):
+                await one(world, fault, random.Random(f"{seed}/{number}"), f"{number + 1}/{len(planned)}")
+            await world.settle()
+            return finished(world)
+
+
+async def one(world: World, fault: Fault, dice: random.Random, number: str) -> None:
+    """A fault, and its healing."""
+    row = world.oracle.turn(fault.name)
+    try:
+        happened = await fault.run(world, dice)
+    except FleetcastError as why:
+        row.notes.append(f"could not be done: {why}")
+        happened = False
+    ended = time.monotonic()
+    row.times += happened
+    healed = await world.heal(ended)
+    if healed is None:
+        world.unhealed(HEAL_BOUND)
+    else:
+        row.worst_heal = max(healed, row.worst_heal or 0.0)
+        if healed > _LONG:
+            row.notes.append(f"level after {healed:.1f} s; at last {world.laggards}")
+    said = "not met" if not happened else "not healed" if healed is None else f"healed in {healed:.1f} s"
+    world.say(f"{number}  {fault.name}: {said}  {status(world)}")
+    await asyncio.sleep(dice.uniform(*_CALM))
+
+
+def status(world: World) -> str:
+    """How far it is, on one line."""
+    rows = world.oracle.rows.values()
+    bad = ", ".join(
+        f"{name.replace('_', ' ')} {count}"
+        for name in ("lost", "twice", "reordered", "false_resets", "unhealed")
+        if (count := sum(getattr(row, name) for row in rows))
+    )
+    return (
+        f"{sum(row.acked for row in rows):,} acked, {sum(row.events for row in rows):,} events, "
+        f"{world.connected} phones, {world.closed:,} streams cut, {world.oracle.resets} resets"
+        + (f"  {bad}" if bad else "")
+    )
+
+
+def finished(world: World) -> list[Row]:
+    """The rows, with a word on resets."""
+    rows = list(world.oracle.rows.values())
+    returns, resets = world.oracle.returns, world.oracle.resets
+    share = resets / returns if returns else 0.0
+    rows[-1].notes.append(f"{returns:,} returns of phones, {resets} answered by a reset ({share:.2%})")
+    return rows

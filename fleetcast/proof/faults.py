@@ -1,0 +1,168 @@
+"""What goes wrong, one at a time: each fault is done to a world, and is over when its function returns.
+
+A fault returns whether it happened: a trap that nobody met within its bound did not. `schedule` is which come in which order,
+from a seed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
+from functools import partial
+
+import msgspec
+
+from fleetcast.proof.world import World
+
+Run = Callable[[World, random.Random], Awaitable[bool]]
+
+STALL = 14.0
+"""Seconds that a consume process stands still for its partitions to move: more than its silence and its pins may last."""
+
+
+class Fault(msgspec.Struct, frozen=True):
+    """Its name in the table, and what it does."""
+
+    name: str
+    run: Run
+
+
+def schedule(seed: int, count: int, only: Sequence[str] = ()) -> list[Fault]:
+    """So many faults, each kind as often as the others; `only`: parts of names. The same seed gives the same."""
+    dice = random.Random(f"{seed}/schedule")
+    kinds = [fault for fault in ALL if not only or any(part in fault.name for part in only)]
+    chosen: list[Fault] = []
+    while len(chosen) < count and kinds:
+        chosen += dice.sample(kinds, len(kinds))
+    return chosen[:count]
+
+
+def _one(world: World, dice: random.Random, role: str) -> str:
+    """A process of this role."""
+    return dice.choice([name for name in world.platform.supervisor.names if name.startswith(role)])
+
+
+async def _kill(world: World, dice: random.Random, role: str) -> bool:
+    await world.kill(_one(world, dice, role))
+    return True
+
+
+async def _hold(world: World, dice: random.Random, role: str, low: float, high: float) -> bool:
+    await world.hold(_one(world, dice, role), dice.uniform(low, high))
+    return True
+
+
+async def _kill_child(world: World, dice: random.Random, program: str) -> bool:
+    """Pushpin ends as a whole when one of its processes does, and is started again."""
+    name = _one(world, dice, "edge")
+    pid, child = await world.running(name), world.child(name, program)
+    if child is None:
+        return False
+    world.kill_pid(child)
+    await world.until(lambda: world.pid(name) not in (None, pid), f"{name} ends with its {program}")
+    return True
+
+
+async def _trap(world: World, dice: random.Random, role: str, at: str, when: str, do: str) -> bool:
+    name = _one(world, dice, role)
+    if do == "lose":
+        with suppress(OSError):
+            await world.trap(name, {"at": at, "when": when, "do": do})
+            await asyncio.sleep(1)
+            return True
+        return False
+    met = await world.sprung(name, {"at": at, "when": when, "do": do})
+    if met and do == "stop":
+        await asyncio.sleep(STALL)
+        await world.wake(name)
+    return met
+
+
+async def _wire(world: World, dice: random.Random, name: str, how: str) -> bool:
+    wire = world.wires[_wire_name(world, dice, name)]
+    if how == "cut":
+        wire.cut()
+    elif how == "hung":
+        wire.hang()
+    else:
+        wire.slow = 20_000
+    await asyncio.sleep(dice.uniform(1, 4))
+    wire.open()
+    return True
+
+
+def _wire_name(world: World, dice: random.Random, name: str) -> str:
+    return dice.choice([known for known in world.wires if known.startswith(name)])
+
+
+async def _clock(world: World, dice: random.Random, role: str) -> bool:
+    name = _one(world, dice, role)
+    with suppress(OSError):
+        await world.trap(name, {"clock": dice.choice((-86_400, -3600, 3600, 86_400))})
+        await asyncio.sleep(dice.uniform(1, 3))
+        await world.trap(name, {"clock": 0})
+        return True
+    return False
+
+
+async def _drop(world: World, dice: random.Random) -> bool:
+    world.phones.tell({"drop": True})
+    await asyncio.sleep(0.2)
+    return True
+
+
+ALL: tuple[Fault, ...] = (
+    *(
+        Fault(f"{role} killed", partial(_kill, role=role))
+        for role in ("nats-server", "consume", "ingest", "origin", "edge", "haproxy")
+    ),
+    *(
+        Fault(f"{program} killed", partial(_kill_child, program=program))
+        for program in ("condure", "zurl", "handler")
+    ),
+    *(
+        Fault(f"{role} stopped for seconds", partial(_hold, role=role, low=1, high=5))
+        for role in ("nats-server", "consume", "ingest", "origin", "edge", "haproxy")
+    ),
+    Fault(
+        "consume stalled until its partitions moved",
+        partial(_hold, role="consume", low=STALL, high=STALL + 2),
+    ),
+    *(
+        Fault(f"consume killed {when} {at}", partial(_trap, role="consume", at=at, when=when, do="kill"))
+        for at in ("commit", "publish", "ack")
+        for when in ("before", "after")
+    ),
+    Fault(
+        "consume killed after reject", partial(_trap, role="consume", at="reject", when="after", do="kill")
+    ),
+    *(
+        Fault(
+            f"consume stalled {when} commit, woken after its partitions moved",
+            partial(_trap, role="consume", at="commit", when=when, do="stop"),
+        )
+        for when in ("before", "after")
+    ),
+    Fault("a commit's reply lost", partial(_trap, role="consume", at="commit", when="after", do="lose")),
+    Fault(
+        "ingest killed between store and 202",
+        partial(_trap, role="ingest", at="put", when="after", do="kill"),
+    ),
+    Fault("a store's reply lost", partial(_trap, role="ingest", at="put", when="after", do="lose")),
+    *(
+        Fault(f"{text} {how}", partial(_wire, name=name, how=how))
+        for name, text in (
+            ("queue", "ingest to queue"),
+            ("edge", "consume to edge"),
+            ("origins", "edge to origin"),
+        )
+        for how in ("cut", "hung", "slow")
+    ),
+    *(
+        Fault(f"clock of {role} jumps", partial(_clock, role=role))
+        for role in ("consume", "origin", "ingest")
+    ),
+    Fault("all phones come back at once", _drop),
+)

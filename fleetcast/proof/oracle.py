@@ -1,0 +1,369 @@
+"""The oracle: what must be true, from the acknowledgements alone.
+
+In: what cars were acknowledged, what LIVE took (its updates, in its order, from before the first packet), what phones saw.
+Out: counts and sentences of every breach, on the row of the fault that was being tried. It folds packets with code of its
+own: it knows nothing of how the platform keeps a state, makes an update or decides what a phone gets. Pure.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Iterable, Mapping
+from typing import Any
+from zlib import crc32
+
+import msgspec
+
+from fleetcast.proof.packets import NAME, good_before, is_poison, packet
+from fleetcast.proof.rows import Row
+
+MOST_NOTES = 40
+RULES = "Proof.Rules"
+
+_canonical = msgspec.json.Encoder(order="sorted")
+
+
+def digest(value: object) -> int:
+    """The same for equal JSON, whatever the order of its keys."""
+    return crc32(_canonical.encode(value))
+
+
+class Fold:
+    """A vehicle's view after its first packets: what the platform's must be."""
+
+    def __init__(self, seed: int, vehicle: str) -> None:
+        self.seed = seed
+        self.vehicle = vehicle
+        self.signals: dict[str, dict[str, Any]] = {}
+        self.version = 0
+        self.next = 0  # the packet that is due
+        self.chain = 0
+        self.count = 0
+
+    def copy(self) -> Fold:
+        """As it is now."""
+        other = Fold(self.seed, self.vehicle)
+        other.__dict__ |= self.__dict__ | {"signals": dict(self.signals)}
+        return other
+
+    def advance(self, later: bool) -> tuple[str, dict[str, Any]]:
+        """Folds the next packet that is not poison; its name, and what it changes. `later`: with the second deploy's rule."""
+        while is_poison(self.next):
+            self.next += 1
+        sent = packet(self.seed, self.vehicle, self.next)
+        self.next += 1
+        self.version += 1
+        self.count += 1
+        self.chain = crc32(f"{self.chain} {sent.name}".encode())
+        carried = {path: {"value": value, "at": at} for path, (value, at) in sent.signals.items()}
+        derived: dict[str, Any] = {"Proof.Chain": self.chain, "Proof.Count": self.count}
+        if later:
+            derived[RULES] = 2
+        for path, value in derived.items():
+            known = self.signals.get(path)
+            if known is None or known["value"] != value:
+                carried[path] = {"value": value, "at": sent.sent_at}
+        patch = {path: signal for path, signal in carried.items() if self.signals.get(path) != signal}
+        self.signals |= patch
+        return sent.name, patch
+
+
+class _Vehicle:
+    def __init__(self, seed: int, vehicle: str) -> None:
+        self.fold = Fold(seed, vehicle)
+        self.acked = 0  # packets 0 to acked - 1 are acknowledged
+        self.base = 0  # good packets that no version counts: a restore lost them
+        self.updates = array("L")  # by version: the checksum of the update as it is in LIVE
+        self.views = array("L")  # by version: of the view it makes
+        self.stored = array("d")  # by version: when, seconds since 1970
+        self.waiting: list[
+            tuple[int, int, int]
+        ] = []  # (phone, version, checksum) seen before we read LIVE so far
+
+    @property
+    def due(self) -> int:
+        """The version that all acknowledged packets come to."""
+        return good_before(self.acked) - self.base
+
+
+class _Phone:
+    def __init__(self, vehicle: str) -> None:
+        self.vehicle = vehicle
+        self.epoch = ""
+        self.version = -1
+        self.snapshot_due = True
+        self.awake = False
+
+
+class Event(msgspec.Struct, frozen=True, array_like=True):
+    """What a phone saw: `checksum` is of an update's data as it came, of a snapshot's signals by `digest`."""
+
+    phone: int
+    name: str
+    epoch: str
+    version: int
+    prev: int
+    checksum: int
+    when: float
+    reason: str = ""
+    last: str = ""
+
+
+class Oracle:
+    """Holds everything against everything. `row` is where findings go now."""
+
+    def __init__(self, seed: int, vehicles: Iterable[str], window: float) -> None:
+        self.seed = seed
+        self.window = window
+        self.epoch = ""
+        self.stage = "before"  # of the deploy of the second rule: before, during, after
+        self.rows: dict[str, Row] = {}
+        self.returns = 0
+        self.resets = 0
+        self.later_allowed = False
+        self._vehicles = {vehicle: _Vehicle(seed, vehicle) for vehicle in vehicles}
+        self._phones: dict[int, _Phone] = {}
+        self._mark: dict[str, Fold] = {}
+        self.row = self.turn("before the first fault")
+
+    def turn(self, fault: str) -> Row:
+        """From now on findings go to this fault's row."""
+        self.row = self.rows.setdefault(fault, Row(fault))
+        return self.row
+
+    # Cars
+
+    def acked(self, vehicle: str, n: int) -> None:
+        """Packet n was acknowledged; cars send one after the other."""
+        one = self._vehicles[vehicle]
+        if n != one.acked:
+            self._say(f"{vehicle}: packet {n} acknowledged where {one.acked} was due: the cars are wrong")
+        one.acked = n + 1
+        self.row.acked += 1
+
+    # LIVE
+
+    def committed(self, vehicle: str, data: bytes, stored: float) -> None:
+        """An update that LIVE took, the next in its order."""
+        one = self._vehicles[vehicle]
+        update = msgspec.json.decode(data)
+        version, prev, signals = update["version"], update["prev"], update["signals"]
+        name = (signals.get(NAME) or {}).get("value", "?")
+        fold = one.fold
+        if version <= fold.version:
+            self.row.twice += 1
+            self._say(f"{vehicle}: version {version} (packet {name}) committed again, after {fold.version}")
+            return
+        if version != fold.version + 1 or prev != fold.version:
+            self.row.lost += version - fold.version - 1
+            self._say(f"{vehicle}: version {prev}->{version} in LIVE where {fold.version + 1} was due")
+        due, patch = fold.advance(RULES in signals or RULES in fold.signals)
+        if RULES in signals and self.stage == "before":
+            self._say(f"{vehicle}: version {version} has a rule that is not deployed yet")
+        if name != due:
+            self._misplaced(one, vehicle, name, due)
+        elif signals != patch:
+            self.row.lost += 1
+            wrong = sorted(p for p in {*patch, *signals} if patch.get(p) != signals.get(p))
+            self._say(f"{vehicle}: version {version} (packet {name}) changes {wrong} otherwise than it must")
+        while len(one.updates) < version:  # versions that were missing above
+            for column in (one.updates, one.views):
+                column.append(0)
+            one.stored.append(stored)
+        one.updates.append(crc32(data))
+        one.views.append(digest(fold.signals))
+        one.stored.append(stored)
+        fold.version = version
+        if one.waiting:
+            waiting, one.waiting = one.waiting, []
+            for phone, seen, checksum in waiting:
+                self._same_update(one, phone, seen, checksum)
+
+    def _misplaced(self, one: _Vehicle, vehicle: str, name: str, due: str) -> None:
+        boot, _, seq = name.partition("/")
+        there = tuple(map(int, (boot, seq))) if boot.isdigit() and seq.isdigit() else (0, 0)
+        wanted = tuple(map(int, due.split("/")))
+        if there < wanted:
+            self.row.twice += 1
+            self._say(f"{vehicle}: packet {name} applied again, or late, where {due} was due")
+        else:
+            self.row.lost += 1
+            self._say(f"{vehicle}: packet {name} applied where {due} was due")
+            while (
+                one.fold.next < one.acked + 2 and packet(self.seed, vehicle, one.fold.next - 1).name != name
+            ):
+                one.fold.next += 1  # so that one hole is said once
+
+    # Phones
+
+    def listens(self, phone: int, vehicle: str, *, awake: bool, again: bool) -> None:
+        """A phone opened its stream (`awake`), or does not want one now; `again`: with its last event id."""
+        one = self._phones.setdefault(phone, _Phone(vehicle))
+        one.awake = awake
+        self.returns += again
+
+    def event(self, event: Event) -> None:
+        """Something that a phone saw."""
+        one = self._phones[event.phone]
+        vehicle = self._vehicles[one.vehicle]
+        self.row.events += 1
+        who = f"phone {event.phone} of {one.vehicle}"
+        if event.name == "reset":
+            self._reset(event, one, vehicle, who)
+        elif event.name == "snapshot":
+            self._snapshot(event, one, vehicle, who)
+        elif event.name == "update":
+            self._update(event, one, vehicle, who)
+
+    def _reset(self, event: Event, one: _Phone, vehicle: _Vehicle, who: str) -> None:
+        self.resets += 1
+        one.snapshot_due = True
+        epoch, _, text = event.last.rpartition("-")
+        if event.reason == "foreign":
+            true = epoch != self.epoch
+        else:
+            follows = int(text) + 1
+            # A second of grace: the stream's own clock decides when an update has gone by.
+            true = follows < len(vehicle.stored) and vehicle.stored[follows] + self.window - 1 < event.when
+        if not true:
+            self.row.false_resets += 1
+            self._say(
+                f"{who} got a reset ({event.reason}) from {event.last}, which was not true; it had {one.version}"
+            )
+
+    def _snapshot(self, event: Event, one: _Phone, vehicle: _Vehicle, who: str) -> None:
+        if not one.snapshot_due:
+            self.row.false_resets += 1
+            self._say(
+                f"{who} got a snapshot of {event.version} without a reset; it had {one.epoch}-{one.version}"
+            )
+        one.snapshot_due = False
+        one.epoch, one.version = event.epoch, event.version
+        if event.epoch == self.epoch and event.version < len(vehicle.views):
+            if vehicle.views[event.version] != event.checksum:
+                self.row.lost += 1
+                self._say(f"{who} got a snapshot of {event.version} that is not what its packets come to")
+        elif event.epoch == self.epoch and event.version > 0:
+            vehicle.waiting.append((event.phone, event.version, -event.checksum))
+
+    def _update(self, event: Event, one: _Phone, vehicle: _Vehicle, who: str) -> None:
+        at = f"{event.prev}->{event.version}"
+        if one.snapshot_due:
+            self.row.reordered += 1
+            self._say(f"{who} got {at} before a snapshot")
+        elif event.version <= one.version:
+            self.row.twice += 1
+            self._say(f"{who} got {at} again, after {one.version}")
+            return
+        elif event.prev > one.version:
+            self.row.lost += event.prev - one.version
+            self._say(f"{who} got {at} after {one.version}: a gap")
+        elif event.prev < one.version:
+            self.row.reordered += 1
+            self._say(f"{who} got {at} after {one.version}")
+        one.version, one.epoch = event.version, event.epoch
+        self._same_update(vehicle, event.phone, event.version, event.checksum)
+
+    def _same_update(self, vehicle: _Vehicle, phone: int, version: int, checksum: int) -> None:
+        columns = (vehicle.updates, checksum) if checksum >= 0 else (vehicle.views, -checksum)
+        if version >= len(vehicle.updates):
+            vehicle.waiting.append((phone, version, checksum))
+        elif columns[0][version] != columns[1]:
+            self.row.lost += 1
+            self._say(f"phone {phone}: version {version} is not what LIVE took")
+
+    # How far
+
+    def due(self) -> dict[str, int]:
+        """By vehicle the version that everything acknowledged by now comes to."""
+        return {name: one.due for name, one in self._vehicles.items()}
+
+    def behind(self, due: Mapping[str, int]) -> list[int]:
+        """The phones that listen and have not got so far yet."""
+        return [
+            number
+            for number, one in self._phones.items()
+            if one.awake and (one.snapshot_due or one.version < due[one.vehicle])
+        ]
+
+    @property
+    def asleep(self) -> int:
+        """How many phones do not listen now."""
+        return sum(not one.awake for one in self._phones.values())
+
+    def lags(self, due: Mapping[str, int]) -> bool:
+        """Whether LIVE or a phone has not got so far."""
+        return bool(self.uncommitted(due) or self.behind(due))
+
+    def uncommitted(self, due: Mapping[str, int]) -> int:
+        """Versions that LIVE has not got yet."""
+        return sum(max(0, upto - self._vehicles[name].fold.version) for name, upto in due.items())
+
+    # Restore
+
+    def mark(self) -> None:
+        """A backup is made of this."""
+        self._mark = {name: one.fold.copy() for name, one in self._vehicles.items()}
+
+    def rewind(self, epoch: str) -> None:
+        """The backup is restored under a new epoch: what came since is gone, and the next packet is the one due now."""
+        self.epoch = epoch
+        for name, one in self._vehicles.items():
+            fold = self._mark[name].copy()
+            fold.next = one.acked
+            one.base = good_before(one.acked) - fold.version
+            one.fold = fold
+            for column in (one.updates, one.views, one.stored):
+                del column[fold.version + 1 :]
+
+    # The end
+
+    def view(self, vehicle: str) -> tuple[int, dict[str, Any]]:
+        """(version, signals) that it must have."""
+        fold = self._vehicles[vehicle].fold
+        return fold.version, fold.signals
+
+    def begin(self, epoch: str) -> None:
+        """Before the first packet: version 0 of everything is the empty view."""
+        self.epoch = epoch
+        for one in self._vehicles.values():
+            one.updates.append(0)
+            one.views.append(digest({}))
+            one.stored.append(0.0)
+
+    def finish(
+        self, stored: Mapping[str, tuple[int, dict[str, Any]]], rejected: Mapping[str, list[str]]
+    ) -> None:
+        """The last look: states as the store has them, names of rejected packets by vehicle."""
+        for name, one in self._vehicles.items():
+            if one.fold.version != one.due:
+                self.row.lost += abs(one.due - one.fold.version)
+                self._say(f"{name}: {one.due} versions are due, LIVE took {one.fold.version}")
+            if stored.get(name) != (one.fold.version, one.fold.signals):
+                self.row.lost += 1
+                self._say(f"{name}: the state in the store is not what its packets come to")
+            if self.stage == "after" and one.fold.signals and RULES not in one.fold.signals:
+                self.row.lost += 1
+                self._say(f"{name}: the rules that were deployed never ran")
+            poison = [packet(self.seed, name, n).name for n in range(one.acked) if is_poison(n)]
+            found = rejected.get(name, [])
+            self.row.lost += len(set(poison) - set(found))
+            if set(poison) != set(found):
+                self._say(f"{name}: rejected are {sorted(found)}, and should be {poison}")
+            if one.waiting:
+                self.row.lost += len(one.waiting)
+                self._say(f"{name}: phones saw {len(one.waiting)} updates that LIVE never took")
+
+    def level(self, phone: int, version: int, checksum: int) -> None:
+        """What a phone shows in the end, all of it."""
+        one = self._phones[phone]
+        fold = self._vehicles[one.vehicle].fold
+        if (version, checksum) != (fold.version, digest(fold.signals)):
+            self.row.lost += 1
+            self._say(
+                f"phone {phone} of {one.vehicle} shows version {version}, not what {fold.version} packets come to"
+            )
+
+    def _say(self, note: str) -> None:
+        if len(self.row.notes) < MOST_NOTES:
+            self.row.notes.append(note)

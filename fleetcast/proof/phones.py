@@ -1,0 +1,283 @@
+"""The phones of a proof, a process: streams through the front door, in every mood that a phone can be in.
+
+    steady     stays, and comes back when it is cut
+    restless   changes networks: drops its connection, or leaves it behind unread, and comes back at once
+    sleepy     goes away for a while, most often for less than the window
+    slow       reads 1 kB a second for a while, then catches up
+
+All come back with their last event id. They check nothing: what they saw is reported, and the oracle judges.
+In: {"drop": true} makes all come back at once; {"calm": true} ends all moods; {"final": true} asks what each shows.
+Out: each tenth of a second {"events": […], "moods": [[phone, vehicle, awake, again], …], "connected", "closed", "refused": how
+many}, and once asked "final": [[phone, version, checksum], …].
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import random
+import sys
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from zlib import crc32
+
+import msgspec
+
+from fleetcast import sse
+from fleetcast.proof.client import Answer, Line
+from fleetcast.proof.drivers import Driver
+from fleetcast.proof.oracle import Event, digest
+
+_MOODS = ("steady",) * 12 + ("restless",) * 4 + ("sleepy",) * 3 + ("slow",)
+_SILENCE = 60.0  # seconds without a byte: keep-alives come every 25
+_SLOW_BUFFER = 4096
+_SLOW_BYTES = 250  # each quarter of a second
+_OVERSLEEPS = 0.004  # the share of sleeps that outlast the window
+
+
+class View(msgspec.Struct):
+    """A snapshot's or an update's data."""
+
+    version: int
+    signals: dict[str, object]
+    prev: int = -1
+
+
+_VIEW = msgspec.json.Decoder(View)
+
+
+class Phone:
+    """One of them."""
+
+    def __init__(self, number: int, vehicle: str, mood: str, crowd: Phones) -> None:
+        self.number = number
+        self.vehicle = vehicle
+        self.mood = mood
+        self.crowd = crowd
+        self.last = ""
+        self.version = -1
+        self.signals: dict[str, object] = {}
+        self.dice = random.Random(f"{crowd.seed}/phone/{number}")
+        self.line: Line | None = None
+        self.dropping = asyncio.Event()
+        self.connected = False
+
+    async def follow(self) -> None:
+        """Its life."""
+        while True:
+            retry = await self._stream()
+            await asyncio.sleep((retry or 400) / 1000 * self.dice.uniform(0.5, 1.5))
+
+    async def _stream(self) -> int | None:
+        """One stream to its end; the `retry` that it named."""
+        mood = "steady" if self.crowd.calm else self.mood
+        parser = sse.Parser(self.last)
+        self.crowd.said(self, awake=mood != "slow", again=bool(self.last))
+        line: Line | None = None
+        wanted = False  # whether the phone itself ended it
+        try:
+            async with asyncio.timeout(15):
+                line = await Line.open(self.crowd.port, _SLOW_BUFFER if mood == "slow" else 0)
+                headers = {"Accept": sse.MEDIA_TYPE} | ({"Last-Event-ID": self.last} if self.last else {})
+                line.ask("GET", f"/v1/vehicles/{self.vehicle}/events", headers)
+                answer = Answer()
+                while not answer.begun:
+                    data = await line.reader.read(65_536)
+                    if not data:
+                        raise OSError("no answer")
+                    answer.feed(data)
+            if answer.status != 200:
+                self.crowd.refused += 1
+                return None
+            self.connected = True
+            wanted = await self._read(line, answer, parser, mood)
+        except (OSError, TimeoutError):
+            pass
+        finally:
+            if self.connected and not wanted:
+                self.crowd.closed += 1
+            self.connected = False
+            if line is not None and not (wanted and self.crowd.leave_behind(line, self.dice)):
+                line.close()
+        if wanted and mood == "sleepy" and not self.crowd.calm:
+            self.crowd.said(self, awake=False, again=False)
+            window = self.crowd.window
+            oversleeps = self.dice.random() < _OVERSLEEPS
+            await self.crowd.calm_or(window + 5 if oversleeps else self.dice.uniform(0.5, window * 0.5))
+        return parser.retry
+
+    async def _read(self, line: Line, answer: Answer, parser: sse.Parser, mood: str) -> bool:
+        """Until it ends: True if by our own will."""
+        until = time.monotonic() + {
+            "restless": self.dice.uniform(2, 15),
+            "sleepy": self.dice.uniform(3, 20),
+            "slow": self.dice.uniform(5, 15),
+        }.get(mood, 1e9)
+        self.dropping.clear()
+        dropping = asyncio.create_task(self.dropping.wait())
+        reading: asyncio.Task[bytes] | None = None
+        try:
+            while True:
+                now = time.monotonic()
+                self._take(answer.take(), parser, now)
+                if mood == "slow" and (self.crowd.calm or now > until):
+                    mood = "steady"  # reads on, as fast as it can
+                    self.crowd.said(self, awake=True, again=False)
+                ends = now > until and mood in ("restless", "sleepy") and not self.crowd.calm
+                if ends or dropping.done():
+                    return True
+                if answer.complete:
+                    return False
+                if reading is None:
+                    reading = asyncio.create_task(line.reader.read(_SLOW_BYTES if mood == "slow" else 65_536))
+                await asyncio.wait(
+                    {reading, dropping},
+                    timeout=min(_SILENCE, max(0.01, until - now)),
+                    return_when=asyncio.FIRST_COMPLETED,
+                )
+                if reading.done():
+                    data, reading = reading.result(), None
+                    if not data:
+                        return False
+                    answer.feed(data)
+                    if mood == "slow":
+                        await asyncio.sleep(0.25)
+                elif time.monotonic() - now >= _SILENCE:
+                    return False
+        finally:
+            for task in (reading, dropping):
+                if task is not None:
+                    task.cancel()
+            with suppress(OSError, asyncio.CancelledError):
+                if reading is not None:
+                    await reading
+
+    def _take(self, data: bytes, parser: sse.Parser, now: float) -> None:
+        if not data:
+            return
+        for event in parser.feed(data):
+            self.last = event.id
+            epoch, _, _ = event.id.rpartition("-")
+            checksum, version, prev, reason, last = 0, 0, 0, "", ""
+            if event.event == "snapshot":
+                view = _VIEW.decode(event.data)
+                self.version, self.signals = view.version, view.signals
+                version, checksum = view.version, digest(view.signals)
+            elif event.event == "update":
+                update = _VIEW.decode(event.data)
+                version, prev, checksum = update.version, update.prev, crc32(event.data.encode())
+                self.version = version
+                for path, signal in update.signals.items():
+                    if signal is None:
+                        self.signals.pop(path, None)
+                    else:
+                        self.signals[path] = signal
+            elif event.event == "reset":
+                word = msgspec.json.decode(event.data, type=dict[str, str])
+                reason, last = word["reason"], word["from"]
+            else:
+                continue
+            self.crowd.events.append(
+                Event(self.number, event.event, epoch, version, prev, checksum, time.time(), reason, last)
+            )
+        self.last = parser.last_id
+
+
+class Phones(Driver):
+    """All of them."""
+
+    def __init__(
+        self, port: int, seed: int, vehicles: Sequence[str], count: int, window: float, first: int
+    ) -> None:
+        super().__init__()
+        self.port = port
+        self.seed = seed
+        self.window = window
+        self.calm = False
+        self.closed = self.refused = 0
+        self.events: list[Event] = []
+        self.moods: list[tuple[int, str, bool, bool]] = []
+        self.phones = [
+            Phone(n, vehicles[n % len(vehicles)], _MOODS[(n * 7) % len(_MOODS)], self)
+            for n in range(first, first + count)
+        ]
+        self._calmed = asyncio.Event()
+        self._left: set[Line] = set()
+        self._final = False
+
+    def said(self, phone: Phone, *, awake: bool, again: bool) -> None:
+        """A phone wants to listen, or not."""
+        self.moods.append((phone.number, phone.vehicle, awake, again))
+
+    def leave_behind(self, line: Line, dice: random.Random) -> bool:
+        """Half of those that change networks cannot close: the old connection stays for a while, unread."""
+        if self.calm or dice.random() < 0.5 or len(self._left) > 50:
+            return False
+        self._left.add(line)
+
+        def close() -> None:
+            self._left.discard(line)
+            line.close()
+
+        asyncio.get_running_loop().call_later(5, close)
+        return True
+
+    async def calm_or(self, seconds: float) -> None:
+        """Sleeps, until all must be calm."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._calmed.wait()
+
+    def on_command(self, command: dict[str, object]) -> None:
+        """See the module's text."""
+        if "calm" in command:
+            self.calm = bool(command["calm"])
+            (self._calmed.set if self.calm else self._calmed.clear)()
+        if command.get("drop"):
+            for phone in self.phones:
+                phone.dropping.set()
+        if command.get("final"):
+            self._final = True
+
+    def report(self) -> dict[str, object]:
+        """What is new."""
+        events, self.events = self.events, []
+        moods, self.moods = self.moods, []
+        said: dict[str, object] = {
+            "events": events,
+            "moods": moods,
+            "connected": sum(phone.connected for phone in self.phones),
+            "closed": self.closed,
+            "refused": self.refused,
+        }
+        if self._final:
+            self._final = False
+            said["final"] = [(phone.number, phone.version, digest(phone.signals)) for phone in self.phones]
+        return said
+
+    async def live(self) -> None:
+        """All of them, until cancelled."""
+        async with asyncio.TaskGroup() as tasks:
+            for phone in self.phones:
+                tasks.create_task(phone.follow())
+                await asyncio.sleep(0.003)
+
+
+def main() -> int:
+    """`python -m fleetcast.proof.phones`: see the module's text."""
+    parser = argparse.ArgumentParser(prog="fleetcast.proof.phones", description=__doc__)
+    parser.add_argument("--port", type=int, required=True, help="the front door's")
+    parser.add_argument("--seed", type=int, required=True)
+    parser.add_argument("--vehicles", required=True, help="their ids, in a JSON list")
+    parser.add_argument("--phones", type=int, required=True, help="how many, spread over the vehicles")
+    parser.add_argument("--first", type=int, default=0, help="the number of the first one")
+    parser.add_argument("--window", type=float, required=True, help="seconds, as the platform has it")
+    given = parser.parse_args()
+    vehicles = msgspec.json.decode(given.vehicles, type=list[str])
+    asyncio.run(Phones(given.port, given.seed, vehicles, given.phones, given.window, given.first).run())
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

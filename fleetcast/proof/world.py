@@ -1,0 +1,416 @@
+"""A platform of the proof's own, with cars and phones on it, and the oracle that watches: what a fault is tried on.
+
+`async with World(…) as world:` starts all of it; `world.settle()` ends the moods, waits until everything is level and holds the
+last looks against the oracle. Where a fault needs a connection that can be cut, the platform is given one: `wires`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import gzip
+import os
+import signal
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+from contextlib import AsyncExitStack, suppress
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from backports import zstd
+
+from fleetcast.errors import FleetcastError
+from fleetcast.jetstream import Connection, connect
+from fleetcast.nats_rejected import NatsRejected
+from fleetcast.natsserver import address
+from fleetcast.platform import Platform
+from fleetcast.proof import roles
+from fleetcast.proof.client import get
+from fleetcast.proof.drivers import Driven
+from fleetcast.proof.follow import Follower
+from fleetcast.proof.oracle import Event, Oracle
+from fleetcast.proof.ports import free_ports, platform_settings
+from fleetcast.proof.rows import Row
+from fleetcast.proof.wire import Wire
+from fleetcast.settings import Settings
+from fleetcast.subjects import LIVE, state_subject
+
+HEAL_BOUND = 60.0
+_LAG = 0.5
+_STAYS = 1.5
+RULES = "fleetcast.proof.rules"
+
+
+class Size(msgspec.Struct, frozen=True):
+    """How much of everything; `rate` is packets a second of all cars together, `window` seconds."""
+
+    cars: int = 40
+    phones: int = 60
+    rate: float = 300.0
+    window: float = 60.0
+
+
+class _Acked(msgspec.Struct):
+    acked: list[tuple[int, int]]
+    retries: int
+    paused: bool
+    refused: str
+
+
+class _Seen(msgspec.Struct):
+    events: list[Event]
+    moods: list[tuple[int, str, bool, bool]]
+    connected: int
+    closed: int
+    refused: int
+    final: list[tuple[int, int, int]] | None = None
+
+
+class ProvenPlatform(Platform):
+    """The platform, with roles that have traps, and connections that go by a wire."""
+
+    def __init__(self, settings: Settings, notice: Callable[[str], None], wires: Mapping[str, Wire]) -> None:
+        super().__init__(settings, notice)
+        self._wires = wires
+
+    def command(self, role: str) -> list[str]:
+        """The same role, with traps."""
+        return [sys.executable, "-m", "fleetcast.proof.roles"]
+
+    def environment(self, name: str) -> Mapping[str, str]:
+        """Ingest reaches the queue by a wire, consume each edge."""
+        if name == "ingest" and "queue" in self._wires:
+            return {"NATS": f"nats://127.0.0.1:{self._wires['queue'].port}"}
+        if name.startswith("consume"):
+            ours = [self._wires.get(f"edge-{number}") for number in range(len(self.settings.edge_sub))]
+            given = zip(ours, self.settings.edge_sub, strict=True)
+            return {
+                "EDGE_SUB": ",".join(
+                    spec if wire is None else f"127.0.0.1:{wire.port}" for wire, spec in given
+                )
+            }
+        return {}
+
+    def edge_settings(self, number: int) -> Settings:
+        """The edges reach the origins by a wire."""
+        if "origins" not in self._wires:
+            return self.settings
+        return msgspec.structs.replace(self.settings, inner_port=self._wires["origins"].port)
+
+
+class World:
+    """All of it. `say` gets lines for a person."""
+
+    def __init__(
+        self, folder: Path, seed: int, size: Size, say: Callable[[str], None], **changes: Any
+    ) -> None:
+        self.seed = seed
+        self.size = size
+        self.say = say
+        self.vehicles = [f"proof-{number:04d}" for number in range(size.cars)]
+        self.settings = platform_settings(
+            folder,
+            **{
+                "partitions": 16,
+                "window": size.window,
+                "enrichers": (f"{RULES}:enrich",),
+                "edge_connections": max(200, 2 * size.phones),
+                "log": "json",
+            }
+            | changes,
+        )
+        self.oracle = Oracle(seed, self.vehicles, size.window)
+        self.notices: list[str] = []
+        self.wires: dict[str, Wire] = {}
+        self.platform = self.make_platform()
+        self.connection: Connection
+        self.follower: Follower
+        self.cars: Driven
+        self.phones: Driven
+        self.connected = self.closed = self.phones_refused = self.retries = 0
+        self.paused = False
+        self.laggards = ""
+        self.refused = ""
+        self._final: list[tuple[int, int, int]] | None = None
+        self._stack = AsyncExitStack()
+        self._following: asyncio.Task[None] | None = None
+
+    def make_platform(self) -> ProvenPlatform:
+        """What is proved."""
+        ports = free_ports(2 + self.settings.edges)
+        _, nats = address(self.settings)
+        self.wires = {
+            "queue": Wire(ports[0], nats),
+            "origins": Wire(ports[1], self.settings.inner_port),
+        } | {
+            f"edge-{number}": Wire(port, int(self.settings.edge_sub[number].rpartition(":")[2]))
+            for number, port in enumerate(ports[2:])
+        }
+        return ProvenPlatform(self.settings, self._notice, self.wires)
+
+    def _notice(self, line: str) -> None:
+        self.notices.append(f"{time.strftime('%H:%M:%S')} {line}")
+
+    async def __aenter__(self) -> World:
+        try:
+            for wire in self.wires.values():
+                await self._stack.enter_async_context(wire)
+            await self._stack.enter_async_context(self.platform)
+            self.settings = self.platform.settings
+            self.connection = await connect(self.settings, "fleetcast-proof")
+            self._stack.push_async_callback(self.connection.close)
+            info = await self.connection.api(f"STREAM.INFO.{LIVE}")
+            self.oracle.begin(info["config"]["metadata"]["fleetcast.epoch"])
+            self.follower = Follower(self.connection, self.oracle.committed)
+            self._following = asyncio.create_task(self.follower.run())
+            self.phones = await Driven.start(
+                "fleetcast.proof.phones",
+                self._arguments(self.settings.front_port, phones=self.size.phones, window=self.size.window),
+                self._on_phones,
+            )
+            self._stack.push_async_callback(self.phones.stop)
+            await self.until(lambda: self.connected >= self.size.phones * 0.5, "the phones are there", 60)
+            self.cars = await Driven.start(
+                "fleetcast.proof.cars",
+                self._arguments(self.settings.ingest_port, rate=self.size.rate),
+                self._on_cars,
+            )
+            self._stack.push_async_callback(self.cars.stop)
+        except BaseException:
+            await self._stack.aclose()
+            raise
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        if self._following is not None:
+            self._following.cancel()
+            await asyncio.gather(self._following, return_exceptions=True)
+        await self._stack.aclose()
+
+    def _arguments(self, port: int, **more: object) -> list[str]:
+        vehicles = msgspec.json.encode(self.vehicles).decode()
+        given = {"port": port, "seed": self.seed, "vehicles": vehicles, **more}
+        return [part for name, value in given.items() for part in (f"--{name}", str(value))]
+
+    def _on_cars(self, line: bytes) -> None:
+        said = msgspec.json.decode(line, type=_Acked)
+        for car, n in said.acked:
+            self.oracle.acked(self.vehicles[car], n)
+        self.retries, self.paused, self.refused = said.retries, said.paused, said.refused or self.refused
+
+    def _on_phones(self, line: bytes) -> None:
+        said = msgspec.json.decode(line, type=_Seen)
+        for phone, vehicle, awake, again in said.moods:
+            self.oracle.listens(phone, vehicle, awake=awake, again=again)
+        for event in said.events:
+            self.oracle.event(event)
+        self.connected, self.closed, self.phones_refused = said.connected, said.closed, said.refused
+        if said.final is not None:
+            self._final = said.final
+
+    # What faults use
+
+    async def until(self, condition: Callable[[], Any], what: str, bound: float = 30.0) -> None:
+        """Waits for it. Raises FleetcastError after the bound."""
+        deadline = time.monotonic() + bound
+        while not condition():
+            if time.monotonic() > deadline:
+                raise FleetcastError(f"not within {bound:.0f} s: {what}")
+            await asyncio.sleep(0.02)
+
+    def pid(self, name: str) -> int | None:
+        """Its process now."""
+        return self.platform.supervisor.pid(name)
+
+    async def running(self, name: str) -> int:
+        """Its process, once it runs."""
+        await self.until(lambda: self.pid(name) is not None, f"{name} runs")
+        pid = self.pid(name)
+        assert pid is not None
+        return pid
+
+    async def kill(self, name: str, sign: signal.Signals = signal.SIGKILL) -> None:
+        """kill -9 of a process; its children follow by the supervisor."""
+        os.kill(await self.running(name), sign)
+
+    async def hold(self, name: str, seconds: float) -> None:
+        """SIGSTOP to it and its children, and after a while SIGCONT."""
+        leader = await self.running(name)
+        for pid in _session(leader):
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGSTOP)
+        await asyncio.sleep(seconds)
+        for pid in _session(leader):
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGCONT)
+
+    @staticmethod
+    def kill_pid(pid: int) -> None:
+        """kill -9, of a process that may be gone."""
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+
+    async def wake(self, name: str) -> None:
+        """SIGCONT, to one that a trap stopped."""
+        with suppress(ProcessLookupError):
+            os.kill(await self.running(name), signal.SIGCONT)
+
+    def child(self, name: str, program: str) -> int | None:
+        """A process of its session that runs this program."""
+        leader = self.pid(name)
+        if leader is None:
+            return None
+        for pid in _session(leader):
+            with suppress(OSError):
+                if program in Path(f"/proc/{pid}/cmdline").read_text():
+                    return pid
+        return None
+
+    async def trap(self, name: str, word: dict[str, object]) -> None:
+        """Sets a role's trap, or turns its clock. Raises OSError if it is not there."""
+        config = Path(self.settings.data) / "run" / "fleetcast.toml"
+        path = roles.socket_of(config, self.platform.admin_ports[name])
+        reader, writer = await asyncio.open_unix_connection(str(path))
+        writer.write(msgspec.json.encode(word) + b"\n")
+        await reader.readline()
+        writer.close()
+
+    async def sprung(self, name: str, word: dict[str, object], bound: float = 15.0) -> bool:
+        """Sets a trap that ends or stops the process, and waits until it did; False if it was not met."""
+        pid = await self.running(name)
+        with suppress(OSError):
+            await self.trap(name, word)
+        with suppress(FleetcastError):
+            await self.until(lambda: self.pid(name) != pid or _stopped(pid), f"{name} meets a trap", bound)
+            return True
+        with suppress(OSError):
+            await self.trap(name, {"at": ""})
+        return False
+
+    # Level
+
+    async def heal(self, since: float, bound: float = HEAL_BOUND) -> float | None:
+        """Seconds from `since` (monotonic) until the phones were level again, to stay so; None if not within the bound.
+
+        Level: what was acknowledged half a second ago is in LIVE and on all phones that listen.
+        """
+        history: deque[tuple[float, Mapping[str, int]]] = deque()
+        last_bad = since
+        while (now := time.monotonic()) - last_bad < _STAYS:
+            history.append((now, self.oracle.due()))
+            while len(history) > 1 and history[1][0] <= now - _LAG:
+                history.popleft()
+            if history[0][0] <= now - _LAG and self.oracle.lags(history[0][1]):
+                last_bad = now
+                self.laggards = self._who(history[0][1])
+            if now - since > bound:
+                return None
+            await asyncio.sleep(0.05)
+        return last_bad - since
+
+    async def level(self, bound: float) -> bool:
+        """Whether everything that is acknowledged now came to everybody within the bound."""
+        due = self.oracle.due()
+        with suppress(FleetcastError):
+            await self.until(lambda: not self.oracle.lags(due), "all are level", bound)
+            return True
+        self.unhealed(bound)
+        return False
+
+    def unhealed(self, seconds: float) -> None:
+        """Says on the oracle's row who is not level."""
+        row = self.oracle.row
+        row.unhealed += 1
+        row.notes.append(f"not level after {seconds:.0f} s: {self._who(self.oracle.due())}")
+
+    def _who(self, due: Mapping[str, int]) -> str:
+        phones = self.oracle.behind(due)
+        return (
+            f"{self.oracle.uncommitted(due)} updates not in LIVE, {len(phones)} phones behind: {phones[:10]}"
+        )
+
+    async def pause(self) -> None:
+        """Cars end what they have in hand, the queue is emptied, and everybody is level."""
+        self.cars.tell({"rate": 0})
+        self.paused = False
+        await self.until(lambda: self.paused, "the cars are acknowledged", 60)
+        await self.level(HEAL_BOUND)
+
+    def resume(self) -> None:
+        """Cars go on."""
+        self.cars.tell({"rate": self.size.rate})
+
+    async def settle(self) -> Row:
+        """The last looks; the row that they are on."""
+        row = self.oracle.turn("at the end")
+        self.phones.tell({"calm": True})
+        await self.until(lambda: not self.oracle.asleep, "the phones are awake", 60)
+        await self.pause()
+        self.phones.tell({"final": True})
+        await self.until(lambda: self._final is not None, "the phones say what they show")
+        assert self._final is not None
+        for phone, version, checksum in self._final:
+            self.oracle.level(phone, version, checksum)
+        self.oracle.finish(await self._states(), await self._rejected())
+        await self._front()
+        if self.refused:
+            row.lost += 1
+            row.notes.append(f"ingest refused a good packet: {self.refused}")
+        return row
+
+    async def _states(self) -> dict[str, tuple[int, dict[str, Any]]]:
+        """(version, signals) of each vehicle, from the stream itself."""
+        found = {}
+        for vehicle in self.vehicles:
+            answer = await self.connection.api(
+                f"STREAM.MSG.GET.{LIVE}", {"last_by_subj": state_subject(vehicle)}
+            )
+            state = msgspec.json.decode(zstd.decompress(base64.b64decode(answer["message"]["data"])))
+            found[vehicle] = (state["version"], state["signals"])
+        return found
+
+    async def _front(self) -> None:
+        """The same, as an app gets it."""
+        for vehicle in self.vehicles:
+            answer = await get(self.settings.front_port, f"/v1/{self.settings.noun}/{vehicle}")
+            shown = msgspec.json.decode(bytes(answer.body)) if answer.status == 200 else {}
+            if (shown.get("version"), shown.get("signals")) != self.oracle.view(vehicle):
+                self.oracle.row.lost += 1
+                self.oracle.row.notes.append(
+                    f"{vehicle}: the front door answers another state ({answer.status})"
+                )
+
+    async def _rejected(self) -> dict[str, list[str]]:
+        """Names of rejected packets by vehicle."""
+        found: dict[str, list[str]] = {}
+        async for one in NatsRejected(self.connection).all():
+            text = {"gzip": gzip.decompress, "zstd": zstd.decompress}.get(one.encoding, bytes)(one.body)
+            head = msgspec.json.decode(text.partition(b"\n")[0])
+            found.setdefault(one.vehicle, []).append(f"{head['boot']}/{head['seq']}")
+            if "poison" not in one.reason:
+                self.oracle.row.notes.append(
+                    f"{one.vehicle}: {head['boot']}/{head['seq']} rejected: {one.reason}"
+                )
+        return found
+
+
+def _session(leader: int) -> list[int]:
+    """All processes of a session."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            with suppress(OSError):
+                # pid (name) state parent group session …; the name may hold anything
+                if int((entry / "stat").read_text().rpartition(")")[2].split()[3]) == leader:
+                    found.append(int(entry.name))
+    return found
+
+
+def _stopped(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
+    except OSError:
+        return True
