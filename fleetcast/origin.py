@@ -52,6 +52,9 @@ LastIds = Callable[[Sequence[str]], dict[str, str]]
 """`Grip-Last` headers -> id by channel."""
 
 _RETRY = (1000, 4000)
+_PATIENCE = 8.0
+"""Seconds that the edge's question waits for the live state: asked in vain, the edge asks again only after 1, 2, 4, 8 s, and
+its phones' updates wait with it. Below the time after which the inner balancer gives up (15 s)."""
 _EPOCH_SECONDS = 1.0
 _VEHICLES_SECONDS = 3.0
 _MOST = 100
@@ -190,15 +193,21 @@ class Origin:
         """Turns a live state that does not answer into the word for it."""
 
         async def endpoint(request: Request) -> Response:
-            try:
-                return await handler(request)
-            except Unavailable as why:
-                log.warning("live state does not answer", path=request.url.path, error=str(why))
-                if handler == self.events and "text/event-stream" in request.headers.get("accept", ""):
-                    metrics.TURNED_AWAY.inc()
-                    return Response(unavailable("live state"), headers=_NO_STORE, media_type=sse.MEDIA_TYPE)
-                headers = {"Retry-After": "1"}
-                return problem(503, "Not available now", "the live state does not answer; try again", headers)
+            patient = asyncio.get_running_loop().time() + (_PATIENCE if handler == self.next else 0.0)
+            while True:
+                try:
+                    return await handler(request)
+                except Unavailable as error:
+                    why = error
+                if asyncio.get_running_loop().time() > patient or await request.is_disconnected():
+                    break
+                await asyncio.sleep(0.1)
+            log.warning("live state does not answer", path=request.url.path, error=str(why))
+            if handler == self.events and "text/event-stream" in request.headers.get("accept", ""):
+                metrics.TURNED_AWAY.inc()
+                return Response(unavailable("live state"), headers=_NO_STORE, media_type=sse.MEDIA_TYPE)
+            headers = {"Retry-After": "1"}
+            return problem(503, "Not available now", "the live state does not answer; try again", headers)
 
         return endpoint
 

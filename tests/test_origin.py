@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
@@ -14,7 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fleetcast import pushpin
+from fleetcast import origin, pushpin
 from fleetcast.errors import Unavailable
 from fleetcast.live import Change, Held
 from fleetcast.origin import application
@@ -24,6 +25,7 @@ from fleetcast.sse import Event, Parser
 from fleetcast.state import State
 from fleetcast.subjects import NEXT_LINKS, channel, control_channel, control_number
 from fleetcast.update import Snapshot, Update, diff, patched, snapshot
+from tests.servers import until
 
 KEY = "k" * 43
 SETTINGS = msgspec.structs.replace(Settings(), sig_key=KEY)
@@ -41,7 +43,7 @@ class Live:
         self.kept = 100
         self.lag = 0
         self.down = False
-        self.asked_leader = 0
+        self.asked = self.asked_leader = 0
 
     def drive(self, vehicle: str, packets: int) -> None:
         states = self.states.setdefault(vehicle, [State(vehicle)])
@@ -83,6 +85,7 @@ class Live:
         return states[-1] if leader else states[max(0, len(states) - 1 - self.lag)]
 
     def _check(self) -> None:
+        self.asked += 1
         if self.down:
             raise Unavailable("no answer from 10.0.0.1")
 
@@ -545,7 +548,10 @@ async def test_a_stream_is_told_in_band(
 
 
 @pytest.mark.parametrize("path", PATHS)
-async def test_everything_else_gets_503(live: Live, clock: HandClock, path: str) -> None:
+async def test_everything_else_gets_503(
+    live: Live, clock: HandClock, path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(origin, "_PATIENCE", 0.0)
     live.down = True
     async with asking(live, clock, **{"Grip-Sig": SIGNATURE, "Accept": "application/json"}) as client:
         answer = await client.get(path, headers=[following(channel("car"), f"{EPOCH}-0")])
@@ -560,3 +566,14 @@ async def test_it_goes_on_when_the_live_state_is_back(edge: httpx2.AsyncClient, 
     await edge.get("/v1/vehicles/car/events")
     live.down = False
     assert [found.event for found in events(await edge.get("/v1/vehicles/car/events"))] == ["snapshot"]
+
+
+async def test_a_next_link_asked_while_the_live_state_is_away_is_answered_when_it_is_back(
+    edge: httpx2.AsyncClient, live: Live
+) -> None:
+    live.down = True
+    asking_next = asyncio.create_task(edge.get("/next/3", headers=[following(channel("car"), f"{EPOCH}-0")]))
+    await until(lambda: live.asked > 1, "it was asked again")
+    assert not asking_next.done()
+    live.down = False
+    assert (await asking_next).status_code == 200
