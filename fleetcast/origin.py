@@ -52,9 +52,9 @@ LastIds = Callable[[Sequence[str]], dict[str, str]]
 """`Grip-Last` headers -> id by channel."""
 
 _RETRY = (1000, 4000)
-_PATIENCE = 8.0
-"""Seconds that the edge's question waits for the live state: asked in vain, the edge asks again only after 1, 2, 4, 8 s, and
-its phones' updates wait with it. Below the time after which the inner balancer gives up (15 s)."""
+_PATIENCE = {"next": 8.0, "events": 3.0}
+"""Seconds that a question waits for the live state to be back. The edge, answered in vain, asks again only after 1, 2, 4, 8 s, and
+its phones' updates wait meanwhile; a phone stays away for seconds. Below the inner balancer's own limit (15 s)."""
 _EPOCH_SECONDS = 1.0
 _VEHICLES_SECONDS = 3.0
 _MOST = 100
@@ -188,12 +188,12 @@ class Origin:
         return body, event_id(epoch, found.to)
 
     def served(
-        self, handler: Callable[[Request], Awaitable[Response]]
+        self, handler: Callable[[Request], Awaitable[Response]], kind: str
     ) -> Callable[[Request], Awaitable[Response]]:
         """Turns a live state that does not answer into the word for it."""
 
         async def endpoint(request: Request) -> Response:
-            patient = asyncio.get_running_loop().time() + (_PATIENCE if handler == self.next else 0.0)
+            patient = asyncio.get_running_loop().time() + _PATIENCE.get(kind, 0.0)
             while True:
                 try:
                     return await handler(request)
@@ -203,7 +203,7 @@ class Origin:
                     break
                 await asyncio.sleep(0.1)
             log.warning("live state does not answer", path=request.url.path, error=str(why))
-            if handler == self.events and "text/event-stream" in request.headers.get("accept", ""):
+            if kind == "events" and "text/event-stream" in request.headers.get("accept", ""):
                 metrics.TURNED_AWAY.inc()
                 return Response(unavailable("live state"), headers=_NO_STORE, media_type=sse.MEDIA_TYPE)
             headers = {"Retry-After": "1"}
@@ -232,10 +232,10 @@ def application(
     things = f"/v1/{settings.noun}"
     app = Starlette(
         routes=[
-            Route(things, origin.served(origin.fleet)),
-            Route(f"{things}/{{vehicle}}", origin.served(origin.latest)),
-            Route(f"{things}/{{vehicle}}/events", origin.served(origin.events)),
-            Route("/next/{link:int}", origin.served(origin.next)),
+            Route(things, origin.served(origin.fleet, "fleet")),
+            Route(f"{things}/{{vehicle}}", origin.served(origin.latest, "latest")),
+            Route(f"{things}/{{vehicle}}/events", origin.served(origin.events, "events")),
+            Route("/next/{link:int}", origin.served(origin.next, "next")),
             *page.routes(settings.noun),
         ],
         exception_handlers={Refuse: on_refuse, HTTPException: on_http_exception, Exception: on_bug},

@@ -531,9 +531,10 @@ def followed(view: Snapshot, stream: Iterable[Event]) -> Snapshot:
 
 @pytest.mark.parametrize("headers", [{}, {"Last-Event-ID": f"{EPOCH}-1"}])
 async def test_a_stream_is_told_in_band(
-    edge: httpx2.AsyncClient, live: Live, headers: dict[str, str]
+    edge: httpx2.AsyncClient, live: Live, headers: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A browser's EventSource gives up for good on any other status."""
+    monkeypatch.setattr(origin, "_PATIENCE", {})
     live.down = True
     answer = await edge.get("/v1/vehicles/car/events", headers=headers)
     (found,) = events(answer)
@@ -551,7 +552,7 @@ async def test_a_stream_is_told_in_band(
 async def test_everything_else_gets_503(
     live: Live, clock: HandClock, path: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(origin, "_PATIENCE", 0.0)
+    monkeypatch.setattr(origin, "_PATIENCE", {})
     live.down = True
     async with asking(live, clock, **{"Grip-Sig": SIGNATURE, "Accept": "application/json"}) as client:
         answer = await client.get(path, headers=[following(channel("car"), f"{EPOCH}-0")])
@@ -560,7 +561,10 @@ async def test_everything_else_gets_503(
     assert "10.0.0.1" not in answer.text
 
 
-async def test_it_goes_on_when_the_live_state_is_back(edge: httpx2.AsyncClient, live: Live) -> None:
+async def test_it_goes_on_when_the_live_state_is_back(
+    edge: httpx2.AsyncClient, live: Live, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(origin, "_PATIENCE", {})
     live.drive("car", 1)
     live.down = True
     await edge.get("/v1/vehicles/car/events")
