@@ -53,8 +53,8 @@ LastIds = Callable[[Sequence[str]], dict[str, str]]
 
 _RETRY = (1000, 4000)
 _PATIENCE = {"next": 8.0, "events": 3.0}
-"""Seconds that a question waits for the live state to be back. The edge, answered in vain, asks again only after 1, 2, 4, 8 s, and
-its phones' updates wait meanwhile; a phone stays away for seconds. Below the inner balancer's own limit (15 s)."""
+"""Seconds that a question waits for the live state to be back. The edge, answered in vain, asks again only after 1, 2, 4, 8 s,
+and its phones' updates wait meanwhile; a phone stays away for seconds. Below the inner balancer's own limit (15 s)."""
 _EPOCH_SECONDS = 1.0
 _VEHICLES_SECONDS = 3.0
 _MOST = 100

@@ -1,17 +1,16 @@
-"""The acts of a proof: which faults, on which platform, for how long. Each gives its rows.
-
-faults    one fault after the other from the seeded schedule, each until everything is level again
-"""
+"""The acts of a proof: which faults, on which platform, for how long. Each gives its rows; `ACTS` has them all by name."""
 
 from __future__ import annotations
 
 import asyncio
 import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
+
+import msgspec
 
 from fleetcast.errors import FleetcastError
-from fleetcast.proof.faults import Fault, schedule
+from fleetcast.proof.faults import Fault, kinds, schedule
 from fleetcast.proof.ports import short_folder
 from fleetcast.proof.rows import Row
 from fleetcast.proof.world import HEAL_BOUND, Size, World
@@ -21,19 +20,42 @@ _CALM = (0.2, 1.0)
 _LONG = 5.0
 
 
-async def faults(seed: int, count: int, say: Say, size: Size, only: Sequence[str] = ()) -> list[Row]:
-    """`count` faults from the schedule; the second rule is deployed half way."""
+class Wish(msgspec.Struct, frozen=True):
+    """What somebody wants proved: `count` and `only` are the act `faults`'s."""
+
+    seed: int
+    size: Size
+    say: Say
+    count: int = 40
+    only: tuple[str, ...] = ()
+
+
+class Act(msgspec.Struct, frozen=True):
+    """What it does, in a line, and how."""
+
+    text: str
+    run: Callable[[Wish], Awaitable[list[Row]]]
+
+
+def fault_names(only: Sequence[str] = ()) -> list[str]:
+    """Of the act `faults`."""
+    return [fault.name for fault in kinds(only)]
+
+
+async def faults(wish: Wish) -> list[Row]:
+    """Faults from the schedule; the second rule is deployed half way."""
     with short_folder() as folder:
-        async with World(folder, seed, size, say) as world:
+        async with World(folder, wish.seed, wish.size, wish.say) as world:
             await asyncio.sleep(1)
-            planned = schedule(seed, count, only)
+            planned = schedule(wish.seed, wish.count, wish.only)
             for number, fault in enumerate(planned):
-                await one(world, fault, random.Random(f"{seed}/{number}"), f"{number + 1}/{len(planned)}")
+                dice = random.Random(f"{wish.seed}/{number}")
+                await one(world, fault, dice, f"{number + 1}/{len(planned)}")
             await world.settle()
             return finished(world)
 
 
-async def one(world: World, fault: Fault, dice: random.Random, number: str) -> None:
+async def one(world: World, fault: Fault, dice: random.Random, number: str = "") -> None:
     """A fault, and its healing."""
     row = world.oracle.turn(fault.name)
     try:
@@ -51,7 +73,7 @@ async def one(world: World, fault: Fault, dice: random.Random, number: str) -> N
         if healed > _LONG:
             row.notes.append(f"level after {healed:.1f} s; at last {world.laggards}")
     said = "not met" if not happened else "not healed" if healed is None else f"healed in {healed:.1f} s"
-    world.say(f"{number}  {fault.name}: {said}  {status(world)}")
+    world.say(f"{number:>7}  {fault.name}: {said}; {status(world)}")
     await asyncio.sleep(dice.uniform(*_CALM))
 
 
@@ -65,8 +87,7 @@ def status(world: World) -> str:
     )
     return (
         f"{sum(row.acked for row in rows):,} acked, {sum(row.events for row in rows):,} events, "
-        f"{world.connected} phones, {world.closed:,} streams cut, {world.oracle.resets} resets"
-        + (f"  {bad}" if bad else "")
+        f"{world.connected} phones, {world.closed:,} streams cut, {world.oracle.resets} resets{bad and '; ' + bad.upper()}"
     )
 
 
@@ -77,3 +98,10 @@ def finished(world: World) -> list[Row]:
     share = resets / returns if returns else 0.0
     rows[-1].notes.append(f"{returns:,} returns of phones, {resets} answered by a reset ({share:.2%})")
     return rows
+
+
+ACTS = {
+    "faults": Act(
+        "one fault after the other from the seeded schedule, each until all are level again", faults
+    ),
+}

@@ -29,13 +29,17 @@ class Fault(msgspec.Struct, frozen=True):
     run: Run
 
 
+def kinds(only: Sequence[str] = ()) -> list[Fault]:
+    """All, or those with one of these in their names."""
+    return [fault for fault in ALL if not only or any(part in fault.name for part in only)]
+
+
 def schedule(seed: int, count: int, only: Sequence[str] = ()) -> list[Fault]:
-    """So many faults, each kind as often as the others; `only`: parts of names. The same seed gives the same."""
+    """So many faults, each kind as often as the others. The same seed gives the same."""
     dice = random.Random(f"{seed}/schedule")
-    kinds = [fault for fault in ALL if not only or any(part in fault.name for part in only)]
-    chosen: list[Fault] = []
-    while len(chosen) < count and kinds:
-        chosen += dice.sample(kinds, len(kinds))
+    among, chosen = kinds(only), list[Fault]()
+    while len(chosen) < count and among:
+        chosen += dice.sample(among, len(among))
     return chosen[:count]
 
 
