@@ -188,7 +188,7 @@ class Phones(Driver):
     """All of them."""
 
     def __init__(
-        self, port: int, seed: int, vehicles: Sequence[str], count: int, window: float, first: int
+        self, port: int, seed: int, vehicles: Sequence[str], count: int, window: float, moods: str
     ) -> None:
         super().__init__()
         self.port = port
@@ -199,8 +199,13 @@ class Phones(Driver):
         self.events: list[Event] = []
         self.moods: list[tuple[int, str, bool, bool]] = []
         self.phones = [
-            Phone(n, vehicles[n % len(vehicles)], _MOODS[(n * 7) % len(_MOODS)], self)
-            for n in range(first, first + count)
+            Phone(
+                n,
+                vehicles[n % len(vehicles)],
+                _MOODS[(n * 7) % len(_MOODS)] if moods == "mixed" else "steady",
+                self,
+            )
+            for n in range(count)
         ]
         self._calmed = asyncio.Event()
         self._left: set[Line] = set()
@@ -271,11 +276,11 @@ def main() -> int:
     parser.add_argument("--seed", type=int, required=True)
     parser.add_argument("--vehicles", required=True, help="their ids, in a JSON list")
     parser.add_argument("--phones", type=int, required=True, help="how many, spread over the vehicles")
-    parser.add_argument("--first", type=int, default=0, help="the number of the first one")
+    parser.add_argument("--moods", choices=("mixed", "steady"), default="mixed")
     parser.add_argument("--window", type=float, required=True, help="seconds, as the platform has it")
     given = parser.parse_args()
     vehicles = msgspec.json.decode(given.vehicles, type=list[str])
-    asyncio.run(Phones(given.port, given.seed, vehicles, given.phones, given.window, given.first).run())
+    asyncio.run(Phones(given.port, given.seed, vehicles, given.phones, given.window, given.moods).run())
     return 0
 
 

@@ -51,6 +51,8 @@ class Size(msgspec.Struct, frozen=True):
     phones: int = 60
     rate: float = 300.0
     window: float = 60.0
+    moods: str = "mixed"
+    """Of the phones; or `steady`."""
 
 
 class _Acked(msgspec.Struct):
@@ -117,7 +119,7 @@ class World:
                 "partitions": 16,
                 "window": size.window,
                 "enrichers": (f"{RULES}:enrich",),
-                "edge_connections": max(200, 2 * size.phones),
+                "edge_connections": max(200, size.phones + 100),
                 "log": "json",
             }
             | changes,
@@ -168,11 +170,16 @@ class World:
             self._following = asyncio.create_task(self.follower.run())
             self.phones = await Driven.start(
                 "fleetcast.proof.phones",
-                self._arguments(self.settings.front_port, phones=self.size.phones, window=self.size.window),
+                self._arguments(
+                    self.settings.front_port,
+                    phones=self.size.phones,
+                    window=self.size.window,
+                    moods=self.size.moods,
+                ),
                 self._on_phones,
             )
             self._stack.push_async_callback(self.phones.stop)
-            await self.until(lambda: self.connected >= self.size.phones * 0.5, "the phones are there", 60)
+            await self.until(lambda: self.connected >= self.size.phones * 0.5, "the phones are there", 90)
             self.cars = await Driven.start(
                 "fleetcast.proof.cars",
                 self._arguments(self.settings.ingest_port, rate=self.size.rate),
