@@ -25,6 +25,7 @@ import msgspec
 
 from fleetcast import enrich, haproxy, natsserver, pushpin
 from fleetcast.errors import Unusable
+from fleetcast.fulldisk import FullDisk
 from fleetcast.settings import PREFIX, Settings, dump
 from fleetcast.supervisor import Notice, Program, Supervisor
 
@@ -40,6 +41,7 @@ class Platform:
         self._notice = notice
         self.supervisor = Supervisor(self._folder / "log", notice)
         self._lock: IO[str] | None = None
+        self._watching: asyncio.Task[None] | None = None
 
     @property
     def url(self) -> str:
@@ -73,6 +75,9 @@ class Platform:
 
     async def stop(self) -> None:
         """Ends every process."""
+        if self._watching is not None:
+            self._watching.cancel()
+            await asyncio.gather(self._watching, return_exceptions=True)
         await self.supervisor.stop()
         if self._lock is not None:
             self._lock.close()
@@ -199,6 +204,13 @@ class Platform:
         self.supervisor.start(nats)
         host, port = natsserver.address(self.settings)
         await self._wait("nats-server", lambda: _tcp(host, port))
+        disk = FullDisk(
+            self._folder / "nats",
+            self.supervisor.log("nats-server"),
+            partial(self.supervisor.end, "nats-server"),
+            self._notice,
+        )
+        self._watching = asyncio.create_task(disk.watch())
 
     async def _start(self) -> None:
         await self.start_queue()

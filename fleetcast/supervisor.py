@@ -51,6 +51,12 @@ class Supervisor:
         process = self._processes.get(name)
         return process.pid if process is not None and process.returncode is None else None
 
+    def end(self, name: str) -> None:
+        """SIGTERM: what was started comes again."""
+        if (pid := self.pid(name)) is not None:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGTERM)
+
     @property
     def names(self) -> Sequence[str]:
         """All programs, in the order they were started."""

@@ -10,8 +10,9 @@ import asyncio
 import signal
 import sys
 from collections.abc import Callable, Coroutine, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
+from typing import TextIO, cast
 
 import structlog
 import uvicorn
@@ -56,6 +57,22 @@ class Seams:
 _AS_THEY_ARE = Seams()
 
 
+class _Log:
+    """A stream whose failures are passed over: a log on a full disk must not end the process that writes it."""
+
+    def __init__(self, file: TextIO) -> None:
+        self._file = file
+
+    def write(self, text: str) -> int:
+        with suppress(OSError):
+            self._file.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with suppress(OSError):
+            self._file.flush()
+
+
 def configure_logging(settings: Settings, role: str) -> None:
     """Structured logs on standard error: for people on a terminal, one JSON object a line otherwise."""
     text = settings.log == "text" or (settings.log == "auto" and sys.stderr.isatty())
@@ -71,7 +88,7 @@ def configure_logging(settings: Settings, role: str) -> None:
             renderer,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(levels[settings.log_level]),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        logger_factory=structlog.PrintLoggerFactory(cast("TextIO", _Log(sys.stderr))),
     )
     structlog.contextvars.bind_contextvars(role=role)
 

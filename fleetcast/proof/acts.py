@@ -6,11 +6,12 @@ import asyncio
 import random
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 
 import msgspec
 
 from fleetcast.errors import FleetcastError
-from fleetcast.proof.faults import Fault, kinds, schedule
+from fleetcast.proof.faults import Fault, drop, fill_disk, kill_named, kinds, schedule, small_disk
 from fleetcast.proof.ports import short_folder
 from fleetcast.proof.rows import Row
 from fleetcast.proof.world import HEAL_BOUND, Size, World
@@ -18,6 +19,7 @@ from fleetcast.proof.world import HEAL_BOUND, Size, World
 Say = Callable[[str], None]
 _CALM = (0.2, 1.0)
 _LONG = 5.0
+_DISK = 200_000_000
 
 
 class Wish(msgspec.Struct, frozen=True):
@@ -51,6 +53,43 @@ async def faults(wish: Wish) -> list[Row]:
             for number, fault in enumerate(planned):
                 dice = random.Random(f"{wish.seed}/{number}")
                 await one(world, fault, dice, f"{number + 1}/{len(planned)}")
+            await world.settle()
+            return finished(world)
+
+
+async def crowd(wish: Wish) -> list[Row]:
+    """A thousand phones and more, all of which want to stay."""
+    rows: list[Row] = []
+    dice = random.Random(f"{wish.seed}/crowd")
+    size = Size(cars=100, phones=1000, rate=100.0, window=60.0, moods="steady")
+    with short_folder() as folder:
+        async with World(folder, wish.seed, size, wish.say) as world:
+            await world.until(lambda: world.connected == size.phones, "all phones are connected", 90)
+            for name in ("edge-0", "edge-1"):
+                fault = Fault(
+                    "an edge killed that holds half of 1,000 phones", partial(kill_named, name=name)
+                )
+                await one(world, fault, dice)
+            await world.settle()
+            rows += finished(world)
+    size = msgspec.structs.replace(size, phones=3000)
+    with short_folder() as folder:
+        async with World(folder, wish.seed, size, wish.say) as world:
+            await world.until(lambda: world.connected == size.phones, "all phones are connected", 90)
+            for _ in range(2):
+                await one(world, Fault("3,000 phones come back at once", drop), dice)
+            await world.settle()
+            return rows + finished(world)
+
+
+async def disk(wish: Wish) -> list[Row]:
+    """The disk of nats-server full, and free again."""
+    dice = random.Random(f"{wish.seed}/disk")
+    with short_folder() as folder, small_disk(folder / "disk", _DISK) as small:
+        async with World(small, wish.seed, wish.size, wish.say) as world:
+            await asyncio.sleep(1)
+            for _ in range(3):
+                await one(world, Fault("disk full", partial(fill_disk, folder=small)), dice)
             await world.settle()
             return finished(world)
 
@@ -101,6 +140,10 @@ def finished(world: World) -> list[Row]:
 
 
 ACTS = {
+    "crowd": Act(
+        "an edge killed that holds half of 1,000 phones; 3,000 phones that come back at once", crowd
+    ),
+    "disk": Act("nats-server's disk full, and free again (needs root: a small tmpfs)", disk),
     "faults": Act(
         "one fault after the other from the seeded schedule, each until all are level again", faults
     ),

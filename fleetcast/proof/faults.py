@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable, Sequence
-from contextlib import suppress
+import subprocess
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from functools import partial
+from pathlib import Path
 
 import msgspec
 
+from fleetcast.errors import FleetcastError, Unusable
 from fleetcast.proof.world import World
 
 Run = Callable[[World, random.Random], Awaitable[bool]]
@@ -50,6 +53,12 @@ def _one(world: World, dice: random.Random, role: str) -> str:
 
 async def _kill(world: World, dice: random.Random, role: str) -> bool:
     await world.kill(_one(world, dice, role))
+    return True
+
+
+async def kill_named(world: World, dice: random.Random, name: str) -> bool:
+    """kill -9 of this process."""
+    await world.kill(name)
     return True
 
 
@@ -111,10 +120,39 @@ async def _clock(world: World, dice: random.Random, role: str) -> bool:
     return False
 
 
-async def _drop(world: World, dice: random.Random) -> bool:
+async def drop(world: World, dice: random.Random) -> bool:
+    """Every phone's connection ends at once, and they all come back."""
     world.phones.tell({"drop": True})
     await asyncio.sleep(0.2)
     return True
+
+
+async def fill_disk(world: World, dice: random.Random, folder: Path) -> bool:
+    """Takes all that is free for some seconds; true if ingest noticed."""
+    ballast = folder / "ballast"
+    with suppress(OSError), ballast.open("wb", buffering=0) as file:
+        while True:
+            file.write(bytes(1_000_000))
+    before = world.retries
+    with suppress(FleetcastError):
+        await world.until(lambda: world.retries > before, "ingest refuses", 20)
+    await asyncio.sleep(dice.uniform(2, 5))
+    await asyncio.to_thread(ballast.unlink)
+    return world.retries > before
+
+
+@contextmanager
+def small_disk(folder: Path, size: int) -> Iterator[Path]:
+    """A disk in memory of so many bytes. Raises Unusable without root."""
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={size}", "fleetcast-proof", str(folder)]
+    done = subprocess.run(mount, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise Unusable(f"prove: the act `disk` needs root, to mount a small tmpfs: {done.stderr.strip()}")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "-l", str(folder)], check=False)
 
 
 ALL: tuple[Fault, ...] = (
@@ -168,5 +206,5 @@ ALL: tuple[Fault, ...] = (
         Fault(f"clock of {role} jumps", partial(_clock, role=role))
         for role in ("consume", "origin", "ingest")
     ),
-    Fault("all phones come back at once", _drop),
+    Fault("all phones come back at once", drop),
 )

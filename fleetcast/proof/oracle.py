@@ -274,6 +274,11 @@ class Oracle:
 
     # How far
 
+    @property
+    def all_acked(self) -> int:
+        """Packets acknowledged so far."""
+        return sum(row.acked for row in self.rows.values())
+
     def due(self) -> dict[str, int]:
         """By vehicle the version that everything acknowledged by now comes to."""
         return {name: one.due for name, one in self._vehicles.items()}

@@ -302,15 +302,17 @@ class World:
     async def heal(self, since: float, bound: float = HEAL_BOUND) -> float | None:
         """Seconds from `since` (monotonic) until the phones were level again, to stay so; None if not within the bound.
 
-        Level: what was acknowledged half a second ago is in LIVE and on all phones that listen.
+        Level: packets are acknowledged again, and what was half a second ago is in LIVE and on all phones that listen.
         """
         history: deque[tuple[float, Mapping[str, int]]] = deque()
         last_bad = since
+        acked = self.oracle.all_acked
         while (now := time.monotonic()) - last_bad < _STAYS:
             history.append((now, self.oracle.due()))
             while len(history) > 1 and history[1][0] <= now - _LAG:
                 history.popleft()
-            if history[0][0] <= now - _LAG and self.oracle.lags(history[0][1]):
+            lags = history[0][0] <= now - _LAG and self.oracle.lags(history[0][1])
+            if lags or self.oracle.all_acked == acked:
                 last_bad = now
                 self.laggards = self._who(history[0][1])
             if now - since > bound:
@@ -343,7 +345,11 @@ class World:
         """Cars end what they have in hand, the queue is emptied, and everybody is level."""
         self.cars.tell({"rate": 0})
         self.paused = False
-        await self.until(lambda: self.paused, "the cars are acknowledged", 60)
+        with suppress(FleetcastError):
+            await self.until(lambda: self.paused, "the cars are acknowledged", HEAL_BOUND)
+        if not self.paused:
+            self.oracle.row.unhealed += 1
+            self.oracle.row.notes.append(f"packets were not acknowledged within {HEAL_BOUND:.0f} s")
         await self.level(HEAL_BOUND)
 
     def resume(self) -> None:
