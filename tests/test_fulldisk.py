@@ -1,4 +1,4 @@
-"""A disk that was full: nats-server is started again when there is room, and only then. The whole of it is an act of the proof."""
+"""A disk that was full: nats-server is started again when there is room, and only then. The proof's act `disk` is the whole."""
 
 from __future__ import annotations
 

@@ -77,30 +77,31 @@ class Wire:
             writer.transport.abort()
             return
         self._writers.add(to_server)
-        pair = (writer, to_server)
-        for task in (
-            asyncio.create_task(self._pass(reader, to_server, pair)),
-            asyncio.create_task(self._pass(there, writer, pair)),
-        ):
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+        ways = [
+            asyncio.create_task(self._pass(reader, to_server)),
+            asyncio.create_task(self._pass(there, writer)),
+        ]
+        both = asyncio.gather(*ways, return_exceptions=True)
+        self._tasks |= set(ways)
+        try:
+            # One way may end before the other, as HTTP without keep-alive does; a failure ends both.
+            await asyncio.wait(ways, return_when=asyncio.FIRST_EXCEPTION)
+        finally:
+            for way in ways:
+                way.cancel()
+            await both
+            self._tasks -= set(ways)
+            for one in (writer, to_server):
+                one.transport.abort()
+                self._writers.discard(one)
 
-    async def _pass(
-        self,
-        reader: asyncio.StreamReader,
-        writer: asyncio.StreamWriter,
-        pair: tuple[asyncio.StreamWriter, asyncio.StreamWriter],
-    ) -> None:
-        with suppress(OSError):
-            while data := await reader.read(int(self.slow / 10) or _CHUNK):
-                await self._free.wait()
-                if self.slow:
-                    await asyncio.sleep(len(data) / self.slow)
-                writer.write(data)
-                await writer.drain()
-            if writer.can_write_eof():
-                writer.write_eof()
-                return
-        for one in pair:
-            one.transport.abort()
-            self._writers.discard(one)
+    async def _pass(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """To the end of what comes. Raises OSError."""
+        while data := await reader.read(int(self.slow / 10) or _CHUNK):
+            await self._free.wait()
+            if self.slow:
+                await asyncio.sleep(len(data) / self.slow)
+            writer.write(data)
+            await writer.drain()
+        if writer.can_write_eof():
+            writer.write_eof()
