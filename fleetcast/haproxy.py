@@ -13,6 +13,7 @@ from pathlib import Path
 from fleetcast.settings import Settings
 
 _INNER_CONNECTIONS = 500
+_OPENING = 64  # new streams at a time that the edge has not answered: its queues hold 100
 _RESERVE = 400  # HAProxy's own files: listeners, checks, logs, its stats socket
 
 # What a phone's EventSource gets instead of an error status, which would make it give up for good. Log-format text.
@@ -64,6 +65,7 @@ global
     maxconn {connections(settings)}
     stats socket {folder}/admin.sock mode 600 level admin
     setenv FLEETCAST_PACE {settings.new_streams}
+    setenv FLEETCAST_OPENING {_OPENING}
     lua-load {folder}/pace.lua
     hard-stop-after 5s
     tune.http.maxhdr 600
@@ -102,6 +104,7 @@ backend streams
 {check} maxconn {settings.edge_connections}
     # A browser's EventSource gives up for good on any status but 200: a temporary failure is told in band.
 {unavailable}
+    http-response lua.opened
     http-response return status 200 {word} if {{ status 502 503 504 }}
     http-after-response set-status 200 if {{ status 502 503 504 }}
     http-after-response set-header Cache-Control no-store

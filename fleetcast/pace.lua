@@ -1,16 +1,52 @@
--- Lets at most FLEETCAST_PACE new streams a second through to the edge: a leaky bucket over all connections, so that it
--- holds for HTTP/2 too, where HAProxy's own rate limits count connections and not streams. Pushpin's queues for new
--- requests are short, and a browser does not try again after the 5xx that an overrun of them ends in.
+-- Lets new streams through to the edge: at most FLEETCAST_PACE a second, and at most FLEETCAST_OPENING at a time that have not been
+-- answered yet. Over all connections, so that it holds for HTTP/2 too, where HAProxy's own rate limits count connections and not
+-- streams. Pushpin's queues for new requests hold 100, and a browser does not try again after the 5xx that an overrun of them
+-- ends in. The rate alone is not enough: where the machine is slower than it, the queues overrun, phones give up and come
+-- back, and that goes on for ever.
 
 local interval = 1 / tonumber(os.getenv("FLEETCAST_PACE"))
+local most = tonumber(os.getenv("FLEETCAST_OPENING"))
+local forgotten = 10 -- seconds after which one that was not answered counts no more: its phone may have gone
+
 local free = 0 -- when the next slot is, in seconds since 1970
+local opening = {} -- when each was let through, by its number
+local count, first, last = 0, 1, 0
+
+local function now()
+  local time = core.now()
+  return time.sec + time.usec / 1e6
+end
+
+local function ended(number)
+  if opening[number] then
+    opening[number] = nil
+    count = count - 1
+  end
+end
 
 core.register_action("pace", { "http-req" }, function(txn)
-  local time = core.now()
-  local now = time.sec + time.usec / 1e6
-  local slot = math.max(free, now)
+  local begun = now()
+  local slot = math.max(free, begun)
   free = slot + interval
-  if slot > now then
-    core.msleep(math.ceil((slot - now) * 1000))
+  if slot > begun then
+    core.msleep(math.ceil((slot - begun) * 1000))
   end
+  while true do
+    while first <= last and (not opening[first] or now() - opening[first] > forgotten) do
+      ended(first)
+      first = first + 1
+    end
+    if count < most then break end
+    core.msleep(100 + math.random(100))
+  end
+  if core.backends["streams"]:get_srv_act() == 0 then return end -- told at once, by HAProxy itself
+  last = last + 1
+  count = count + 1
+  opening[last] = now()
+  txn:set_priv(last)
+end)
+
+core.register_action("opened", { "http-res" }, function(txn)
+  local number = txn:get_priv()
+  if number then ended(number) end
 end)
