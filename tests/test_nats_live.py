@@ -50,8 +50,11 @@ async def test_a_restore_renews_the_epoch_under_a_running_process(
     live = NatsLive(connection, settings)
     before = await live.epoch()
     config = (await connection.api(f"STREAM.INFO.{LIVE}"))["config"]
-    await connection.api(f"STREAM.UPDATE.{LIVE}", config | {"metadata": config["metadata"] | {EPOCH: "5eed"}})
+    await connection.api(f"STREAM.UPDATE.{LIVE}", config | {"metadata": {EPOCH: "5eed"}})
     assert before != await live.epoch() == "5eed"
+    await connection.api(f"STREAM.UPDATE.{LIVE}", config | {"metadata": {}})
+    with pytest.raises(Unavailable, match="being restored"):
+        await live.epoch()
 
 
 async def test_without_the_stream_everything_is_unavailable(connected: Connect, settings: Settings) -> None:
