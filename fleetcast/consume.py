@@ -242,10 +242,10 @@ class Consumer:
         watched = [vehicle for vehicle in vehicles if self._edge.listeners(channel(vehicle))]
         slots = asyncio.Semaphore(_READS)
         reads = await asyncio.gather(*(self._last_update(vehicle, slots) for vehicle in watched))
-        # After the reads: what was read of a live state that was restored meanwhile is of no chain that we know.
-        if watched and await self._live.epoch() != self._epoch:
-            raise Unavailable("the live state was restored")
         if items := [self._item(update) for update in reads if update is not None]:
+            # After the reads: what was read of a live state that was restored meanwhile is of no chain that we know.
+            if await self._live.epoch() != self._epoch:
+                raise Unavailable("the live state was restored")
             await self._edge.publish(items)
 
     async def _last_update(self, vehicle: str, slots: asyncio.Semaphore) -> Update | None:

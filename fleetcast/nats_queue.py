@@ -26,12 +26,10 @@ from fleetcast import metrics
 from fleetcast.clock import Clock, rfc3339
 from fleetcast.errors import Recover, Unavailable
 from fleetcast.jetstream import (
-    NO_CONSUMER,
     PIN_TIMEOUT,
     ApiError,
     Connection,
     Generation,
-    current_generation,
     make_consumers,
 )
 from fleetcast.members import Members, owned
@@ -269,14 +267,13 @@ class NatsQueue:
     async def reset(self, partitions: Iterable[int]) -> None:
         """Those that are not ours any more are left to their owner."""
         try:
-            now = await current_generation(self._connection)
+            # Each time: a reset of a consumer that is missing is never answered.
+            now = await make_consumers(self._connection, self._settings)
             ours = [self._partitions[number] for number in partitions if number in self._partitions]
             # All are waited for: one still under way must not meet the next attempt's.
             ends = await asyncio.gather(
                 *(self._reset(partition, now) for partition in ours), return_exceptions=True
             )
-            if any(isinstance(end, ApiError) and end.err_code == NO_CONSUMER for end in ends):
-                await make_consumers(self._connection, self._settings)
             if errors := [end for end in ends if end is not None]:
                 raise errors[0]
         except ApiError as error:
@@ -371,6 +368,7 @@ class NatsQueue:
             return
         # No consumer there, or no longer: the streams were made anew or restored, and what is held is of the old ones.
         if status == "503" or headers.get("Description", "").lower() == "consumer deleted":
+            partition.pin, partition.fresh = "", True
             raise _Lost("its consumer is gone")
         partition.outstanding = 0
         self._tend.set()
