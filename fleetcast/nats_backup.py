@@ -122,6 +122,7 @@ async def backup(
     """Writes a new folder, whole or not at all. Raises Unusable, Unavailable or ApiError."""
     began = time.time()
     with _whole(folder) as partial:
+        gone = await _gone_from_rejected(connection)
         packets = await connection.api(f"STREAM.INFO.{PACKETS}")
         epoch = epoch_of(await connection.api(f"STREAM.INFO.{LIVE}"))
         with _Writer(partial / "packets.snapshot", PACKETS, progress) as writer:
@@ -134,6 +135,8 @@ async def backup(
             streams.append(writer.kept(*await _snapshot(connection, REJECTED, writer)))
         if epoch_of(await connection.api(f"STREAM.INFO.{LIVE}")) != epoch:
             raise Unavailable("a restore came in between: begin again")
+        if await _gone_from_rejected(connection) != gone:  # perhaps into the queue, after that was written
+            raise Unavailable("rejected packets were replayed or dropped meanwhile: begin again")
         manifest = Manifest(
             format=_FORMAT,
             fleetcast=version("fleetcast"),
@@ -148,6 +151,12 @@ async def backup(
         )
         _write(partial / MANIFEST, msgspec.json.format(msgspec.json.encode(manifest), indent=2))
     return manifest
+
+
+async def _gone_from_rejected(connection: Connection) -> int:
+    """How many packets were ever replayed or dropped."""
+    state = (await connection.api(f"STREAM.INFO.{REJECTED}"))["state"]
+    return int(state["last_seq"]) - int(state["messages"])
 
 
 async def _snapshot(
@@ -298,9 +307,29 @@ async def restore(
     going = {"restore": (LIVE, PACKETS, REJECTED), "keep": (LIVE,), "empty": (LIVE, PACKETS)}[queue]
     if not replace:
         await _refuse_data(connection, going)
+    if queue == "keep" and await stream_info(connection, PACKETS) is None:
+        raise Unusable(f"there is no stream {PACKETS} to keep")
     await connection.api(
         f"STREAM.CREATE.{RESTORING}", {"name": RESTORING, "subjects": ["fleetcast.restoring"]}
     )
+    try:
+        epoch = await _replace(connection, settings, folder, manifest, going, queue, progress)
+        await _delete(connection, RESTORING)
+    except (Unavailable, ApiError) as why:
+        again = "nothing is served or applied until it is restored again, with --replace"
+        raise Unavailable(f"{why}; {again}") from why
+    return epoch
+
+
+async def _replace(
+    connection: Connection,
+    settings: Settings,
+    folder: Path,
+    manifest: Manifest,
+    going: Sequence[str],
+    queue: Queue,
+    progress: Progress,
+) -> str:
     for stream in going:  # LIVE first: from then on nobody commits
         await _delete(connection, stream)
     if queue == "keep":
@@ -322,7 +351,6 @@ async def restore(
     await connection.api(f"STREAM.UPDATE.{LIVE}", live | {"metadata": {EPOCH: epoch}})
     await make_streams(connection, settings)
     await make_consumers(connection, settings)
-    await _delete(connection, RESTORING)
     return epoch
 
 
@@ -343,8 +371,6 @@ async def _delete(connection: Connection, stream: str) -> None:
 
 async def _delete_consumers(connection: Connection) -> None:
     """Whoever pulls learns it, and what is in hand can no longer be acked."""
-    if await stream_info(connection, PACKETS) is None:
-        raise Unusable(f"there is no stream {PACKETS} to keep")
     names: list[str] = []
     while True:
         page = await connection.api(f"CONSUMER.NAMES.{PACKETS}", {"offset": len(names)})
