@@ -55,6 +55,7 @@ NOT_FOUND = 10059
 NO_MESSAGE = 10037
 NAME_IN_USE = 10058
 NO_ROOM = 10047
+NAME_TAKEN = 10130  # of a stream that is to be restored
 
 
 class ApiError(FleetcastError):

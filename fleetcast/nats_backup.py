@@ -33,6 +33,7 @@ from fleetcast.errors import FleetcastError, Unavailable, Unusable
 from fleetcast.jetstream import (
     EPOCH,
     LINEAGE,
+    NAME_TAKEN,
     NO_ROOM,
     NOT_FOUND,
     ApiError,
@@ -414,13 +415,17 @@ async def _upload(
 
 
 async def _where_to(connection: Connection, stream: str, request: dict[str, Any]) -> str:
-    """The subject for the chunks. A restore that was broken off before holds its room for some seconds."""
+    """The subject for the chunks.
+
+    A restore that was broken off before goes on in the server for a while: it holds the room, or even makes the stream.
+    """
     for attempt in range(40):
         try:
             return str((await connection.api(f"STREAM.RESTORE.{stream}", request))["deliver_subject"])
         except ApiError as error:
-            if error.err_code != NO_ROOM or attempt == 39:
+            if error.err_code not in (NO_ROOM, NAME_TAKEN) or attempt == 39:
                 raise
+        await _delete(connection, stream)
         await asyncio.sleep(0.5)
     raise AssertionError
 
