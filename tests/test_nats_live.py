@@ -68,7 +68,7 @@ async def test_without_the_stream_everything_is_unavailable(connected: Connect, 
     with pytest.raises(Unavailable):
         await live.since("car-1", 0)
     with pytest.raises(Fenced):
-        await live.commit([change("car-1", 1, 0)])
+        await live.commit([change("car-1", 1, 0)], "5eed")
 
 
 async def test_many_commits_at_once_all_end(connected: Connect, settings: Settings) -> None:
