@@ -130,7 +130,7 @@ class Consumer:
             changes = [
                 Change(folded.states[v], held[v].revision, updates) for v, updates in folded.updates.items()
             ]
-            self._keep(changes, await self._live.commit(changes))
+            self._keep(changes, await self._live.commit(changes, self._epoch))
             committed = self._clock.now()
             await self._publish(update for change in changes for update in change.updates)
             await self._publish_latest(folded.redelivered - folded.updates.keys())
@@ -243,6 +243,9 @@ class Consumer:
         slots = asyncio.Semaphore(_READS)
         reads = await asyncio.gather(*(self._last_update(vehicle, slots) for vehicle in watched))
         if items := [self._item(update) for update in reads if update is not None]:
+            # After the reads: what was read of a live state that was restored meanwhile is of no chain that we know.
+            if await self._live.epoch() != self._epoch:
+                raise Unavailable("the live state was restored")
             await self._edge.publish(items)
 
     async def _last_update(self, vehicle: str, slots: asyncio.Semaphore) -> Update | None:
@@ -286,17 +289,25 @@ class Consumer:
             raise failed
 
     async def _recover(self, why: Recover) -> None:
-        """The one way back. Tries until it succeeds: there is nothing better to do meanwhile."""
+        """The one way back. Tries until it succeeds: there is nothing better to do meanwhile.
+
+        In another epoch everything held is of another history: all of it is forgotten, and every partition begins anew.
+        """
         metrics.RECOVERIES.inc()
         log.info("recovering", partitions=len(why.partitions), reason=str(why))
-        count = self._settings.partitions
-        for vehicle in [v for v in self._held if partition(v, count) in why.partitions]:
+        count, partitions = self._settings.partitions, why.partitions
+        for vehicle in [v for v in self._held if partition(v, count) in partitions]:
             del self._held[vehicle]
         for attempt in range(1_000_000):
             try:
-                self._epoch = await self._live.epoch()
-                await self._queue.reset(why.partitions)
-                await self._publish_latest(self._watched(why.partitions))
+                epoch = await self._live.epoch()
+                if self._epoch not in ("", epoch):
+                    log.warning("the live state was restored: beginning anew", epoch=epoch)
+                    self._held.clear()
+                    partitions = frozenset(range(count))
+                self._epoch = epoch
+                await self._queue.reset(partitions)
+                await self._publish_latest(self._watched(partitions))
             except Unavailable as error:
                 pause = _BACK_OFF[min(attempt, len(_BACK_OFF) - 1)]
                 log.warning("cannot recover yet; trying again", error=str(error), seconds=pause)

@@ -8,8 +8,9 @@ that exists with another configuration where that would lose data.
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -22,7 +23,19 @@ from nats.aio.msg import Msg
 
 from fleetcast.errors import FleetcastError, Unavailable, Unusable
 from fleetcast.settings import Settings
-from fleetcast.subjects import LIVE, PACKETS, PRIORITY_GROUP, REJECTED, partition_consumer, partition_filter
+from fleetcast.subjects import (
+    LIVE,
+    PACKETS,
+    PARTITION_CONSUMERS,
+    PRIORITY_GROUP,
+    REJECTED,
+    RESTORING,
+    commit_subject,
+    partition_consumer,
+    partition_filter,
+    state_subject,
+    update_subject,
+)
 
 log = structlog.get_logger()
 
@@ -31,12 +44,18 @@ PIN_TIMEOUT = 10.0
 ACK_WAIT = 60.0
 PENDING = 64 * 1024 * 1024
 EPOCH = "fleetcast.epoch"
+"""Metadata of LIVE; absent while it is being restored: nothing is to be served from it, or committed, until then."""
+LINEAGE = "fleetcast.lineage"
+"""Metadata of the packet stream once it was restored: from which position on it is which incarnation."""
 
 _MAY_CHANGE = ("max_bytes", "num_replicas", "duplicate_window")
+_MAY_CHANGE_IN_LIVE = (*_MAY_CHANGE, "subjects", "subject_transform")
 
 NOT_FOUND = 10059
 NO_MESSAGE = 10037
 NAME_IN_USE = 10058
+NO_ROOM = 10047
+NAME_TAKEN = 10130  # of a stream that is to be restored
 
 
 class ApiError(FleetcastError):
@@ -55,6 +74,11 @@ class Connection:
         self.on_reconnect: list[Callable[[], None]] = []
         self.closing = False
         self._lost = asyncio.Event()
+
+    @property
+    def server(self) -> str:
+        """The version of the server it is connected to."""
+        return str(self.client.connected_server_version)
 
     async def close(self) -> None:
         """Sends what is buffered, then closes."""
@@ -186,11 +210,18 @@ def packets_config(settings: Settings) -> dict[str, Any]:
     }
 
 
-def live_config(settings: Settings) -> dict[str, Any]:
-    """State and window in one stream, so that one atomic batch covers both."""
+def live_config(settings: Settings, epoch: str) -> dict[str, Any]:
+    """State and window in one stream, so that one atomic batch covers both.
+
+    It is written to by subjects with the epoch in them: so a process that slept through a restore can commit nothing.
+    """
     return {
         "name": LIVE,
-        "subjects": ["state.*", "update.*.*"],
+        "subjects": [
+            commit_subject(epoch, state_subject("*")),
+            commit_subject(epoch, update_subject("*", "*")),
+        ],
+        "subject_transform": {"src": commit_subject(epoch, ">"), "dest": ">"},
         "max_msgs_per_subject": 1,
         "allow_atomic": True,
         "allow_msg_ttl": True,
@@ -214,10 +245,49 @@ def rejected_config(settings: Settings) -> dict[str, Any]:
     }
 
 
-def consumer_config(number: int) -> dict[str, Any]:
+class Generation(msgspec.Struct, frozen=True):
+    """Which packet stream and which LIVE these are. `name` is another one after either was restored or made anew.
+
+    The partitions' consumers are named after it: deliveries and acks of one generation never mix with another's, so the
+    incarnation that a delivery is given is always that of the stream that it came from.
+    """
+
+    name: str
+    lineage: Sequence[tuple[int, str]]
+
+    def incarnation(self, position: int) -> str:
+        """The incarnation of the packet at this position: packets that a restore brought back keep the one they had."""
+        return [which for first, which in self.lineage if first <= position][-1]
+
+
+def generation(packets: dict[str, Any], epoch: str) -> Generation:
+    """Of the packet stream with this STREAM.INFO and of LIVE in this epoch."""
+    text = packets["config"].get("metadata", {}).get(LINEAGE)
+    lineage = (
+        [(0, packets["created"])] if text is None else msgspec.json.decode(text, type=list[tuple[int, str]])
+    )
+    digest = hashlib.blake2b(f"{packets['created']} {lineage} {epoch}".encode(), digest_size=6)
+    return Generation(digest.hexdigest(), lineage)
+
+
+async def current_generation(connection: Connection) -> Generation:
+    """As the streams are now. Raises ApiError or Unavailable."""
+    packets = await connection.api(f"STREAM.INFO.{PACKETS}")
+    return generation(packets, epoch_of(await connection.api(f"STREAM.INFO.{LIVE}")))
+
+
+def epoch_of(live: dict[str, Any]) -> str:
+    """The epoch in LIVE's STREAM.INFO. Raises Unavailable."""
+    epoch = live["config"].get("metadata", {}).get(EPOCH)
+    if epoch is None:
+        raise Unavailable(f"stream {LIVE} is being restored")
+    return str(epoch)
+
+
+def consumer_config(number: int, generation: str) -> dict[str, Any]:
     """One partition's consumer: the server pins it to one client at a time."""
     return {
-        "durable_name": partition_consumer(number),
+        "durable_name": partition_consumer(number, generation),
         "filter_subject": partition_filter(number),
         "ack_policy": "explicit",
         "ack_wait": int(ACK_WAIT * 1e9),
@@ -231,6 +301,14 @@ def consumer_config(number: int) -> dict[str, Any]:
 
 async def provision(connection: Connection, settings: Settings) -> None:
     """Makes the streams and consumers that are missing. Raises Unusable, or Unavailable."""
+    if await stream_info(connection, RESTORING) is not None:
+        raise Unavailable("a restore is under way, or did not finish: then run `fleetcast restore` again")
+    await make_streams(connection, settings)
+    await make_consumers(connection, settings)
+
+
+async def make_streams(connection: Connection, settings: Settings) -> None:
+    """Those that are missing; what may change follows the settings."""
     packets = await _stream(connection, packets_config(settings))
     wanted = packets_config(settings)
     for key in ("retention", "discard", "subject_transform"):
@@ -240,19 +318,50 @@ async def provision(connection: Connection, settings: Settings) -> None:
                 " client before Fleetcast, or with another number of partitions? See docs/architecture.md"
             )
     await _stream(connection, rejected_config(settings))
-    live = live_config(settings) | {"metadata": {EPOCH: secrets.token_hex(4)}}
-    await _stream(connection, live)
-    known = {name async for name in _consumers(connection)}
+    info = await stream_info(connection, LIVE)
+    epoch = new_epoch() if info is None else epoch_of(info)
+    made = await _stream(
+        connection, live_config(settings, epoch) | {"metadata": {EPOCH: epoch}}, _MAY_CHANGE_IN_LIVE
+    )
+    epoch_of(made)
+
+
+async def make_consumers(connection: Connection, settings: Settings) -> Generation:
+    """The partitions' consumers of this generation; those of others are removed. Raises ApiError or Unavailable."""
+    now = await current_generation(connection)
+    wanted = {partition_consumer(number, now.name): number for number in range(settings.partitions)}
+    known = {name async for name in _consumers(connection) if name.startswith(PARTITION_CONSUMERS)}
+    for name in known - wanted.keys():
+        with suppress(ApiError):  # another role did it in this moment
+            await connection.api(f"CONSUMER.DELETE.{PACKETS}.{name}")
     await asyncio.gather(
         *(
             connection.api(
-                f"CONSUMER.CREATE.{PACKETS}.{partition_consumer(number)}",
-                {"stream_name": PACKETS, "config": consumer_config(number), "action": ""},
+                f"CONSUMER.CREATE.{PACKETS}.{name}",
+                {"stream_name": PACKETS, "config": consumer_config(number, now.name), "action": ""},
             )
-            for number in range(settings.partitions)
-            if partition_consumer(number) not in known
+            for name, number in wanted.items()
+            if name not in known
         )
     )
+    if await current_generation(connection) != now:  # restored meanwhile: these may be on the wrong stream
+        raise Unavailable("the streams were restored in this moment")
+    return now
+
+
+def new_epoch() -> str:
+    """A random one."""
+    return secrets.token_hex(4)
+
+
+async def stream_info(connection: Connection, name: str) -> dict[str, Any] | None:
+    """STREAM.INFO, or None if there is no such stream. Raises ApiError or Unavailable."""
+    try:
+        return await connection.api(f"STREAM.INFO.{name}")
+    except ApiError as error:
+        if error.err_code == NOT_FOUND:
+            return None
+        raise
 
 
 async def provisioned(connection: Connection, settings: Settings) -> None:
@@ -267,14 +376,14 @@ async def provisioned(connection: Connection, settings: Settings) -> None:
             return
 
 
-async def _stream(connection: Connection, config: dict[str, Any]) -> dict[str, Any]:
+async def _stream(
+    connection: Connection, config: dict[str, Any], may_change: Sequence[str] = _MAY_CHANGE
+) -> dict[str, Any]:
     name = config["name"]
     try:
         info = await connection.api(f"STREAM.INFO.{name}")
         changed = {
-            key: config[key]
-            for key in _MAY_CHANGE
-            if key in config and info["config"].get(key) != config[key]
+            key: config[key] for key in may_change if key in config and info["config"].get(key) != config[key]
         }
         if not changed:
             return info

@@ -56,5 +56,8 @@ class Live(Protocol):
     ) -> tuple[State, Sequence[Update]]:
         """The latest state and the retained updates newer than `version`, in order, read in one go."""
 
-    async def commit(self, changes: Sequence[Change]) -> Sequence[int]:
-        """All of it or nothing; the new revisions. Raises Fenced, Refused or Unavailable; then the caller reloads."""
+    async def commit(self, changes: Sequence[Change], epoch: str = "") -> Sequence[int]:
+        """All of it or nothing; the new revisions. Raises Fenced, Refused or Unavailable; then the caller reloads.
+
+        With an `epoch` only if it is still the platform's: revisions of before a restore may fit by chance.
+        """

@@ -1,8 +1,8 @@
 """The live state on JetStream: stream LIVE, `state.<vehicle>` for ever and `update.<vehicle>.<version>` by TTL.
 
-A commit is one atomic batch. Each vehicle's `state` message carries `Nats-Expected-Last-Subject-Sequence`: the fence.
-Values are JSON in zstd. A commit whose answer is lost may have happened: it raises Fenced, and the caller reloads from
-the leader.
+A commit is one atomic batch, published to the epoch's own subjects: after a restore the old ones lead nowhere. Each
+vehicle's `state` message carries `Nats-Expected-Last-Subject-Sequence`: the fence. Values are JSON in zstd. A commit whose
+answer is lost may have happened: it raises Fenced, and the caller reloads from the leader.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from backports import zstd
 from nats.aio.msg import Msg
 
 from fleetcast.errors import Unavailable
-from fleetcast.jetstream import EPOCH, NO_MESSAGE, ApiError, Connection
+from fleetcast.jetstream import NO_MESSAGE, ApiError, Connection, epoch_of
 from fleetcast.live import Change, Fenced, Held, Refused
 from fleetcast.settings import Settings
 from fleetcast.state import State
-from fleetcast.subjects import LIVE, state_subject, update_subject, updates_filter
+from fleetcast.subjects import LIVE, commit_subject, state_subject, update_subject, updates_filter
 from fleetcast.update import Update
 
 T = TypeVar("T")
@@ -50,7 +50,6 @@ class NatsLive:
         self._connection = connection
         self._settings = settings
         self._ttl = f"{max(1, round(settings.window))}s"
-        self._epoch = ""
 
     async def epoch(self) -> str:
         """Asked of the stream each time: a restore renews it under a running process."""
@@ -58,7 +57,7 @@ class NatsLive:
             info = await self._connection.api(f"STREAM.INFO.{LIVE}")
         except ApiError as error:
             raise Unavailable(f"stream {LIVE}: {error}") from error
-        return str(info["config"]["metadata"][EPOCH])
+        return epoch_of(info)
 
     async def latest(self, vehicle: str, *, leader: bool = False) -> Held:
         """One get by subject."""
@@ -98,22 +97,25 @@ class NatsLive:
         held = await self.latest(vehicle, leader=True)
         return held.state, await self._pieces(vehicle, version, held.state.version)
 
-    async def commit(self, changes: Sequence[Change]) -> Sequence[int]:
+    async def commit(self, changes: Sequence[Change], epoch: str = "") -> Sequence[int]:
         """Splits what a batch cannot hold between vehicles, never within one."""
+        if not changes:
+            return []
+        # All sizes are checked before anything is sent.
+        everything = [self._encode(change) for change in changes]
+        epoch = epoch or await self.epoch()
         revisions: list[int] = []
         part: list[list[tuple[str, bytes, dict[str, str]]]] = []
         messages = size = 0
-        for encoded in [
-            self._encode(change) for change in changes
-        ]:  # all sizes are checked before anything is sent
+        for encoded in everything:
             weight = sum(len(data) + _FRAME for _, data, _ in encoded)
             if part and (messages + len(encoded) > _BATCH_MESSAGES or size + weight > _BATCH_BYTES):
-                revisions += await self._batch(part)
+                revisions += await self._batch(part, epoch)
                 part, messages, size = [], 0, 0
             part.append(encoded)
             messages += len(encoded)
             size += weight
-        return revisions + (await self._batch(part) if part else [])
+        return revisions + (await self._batch(part, epoch) if part else [])
 
     def _encode(self, change: Change) -> list[tuple[str, bytes, dict[str, str]]]:
         vehicle = change.state.vehicle
@@ -144,18 +146,24 @@ class NatsLive:
             raise Refused(f"{type(value).__name__.lower()} of {len(data)} bytes compressed, more than {most}")
         return data
 
-    async def _batch(self, vehicles: Sequence[Sequence[tuple[str, bytes, dict[str, str]]]]) -> list[int]:
+    async def _batch(
+        self, vehicles: Sequence[Sequence[tuple[str, bytes, dict[str, str]]]], epoch: str
+    ) -> list[int]:
         client = self._connection.client
         messages = [message for vehicle in vehicles for message in vehicle]
         batch = {"Nats-Batch-Id": uuid.uuid4().hex}
         try:
             for number, (subject, data, headers) in enumerate(messages[:-1], 1):
                 await client.publish(
-                    subject, data, headers={**headers, **batch, "Nats-Batch-Sequence": str(number)}
+                    commit_subject(epoch, subject),
+                    data,
+                    headers={**headers, **batch, "Nats-Batch-Sequence": str(number)},
                 )
             subject, data, headers = messages[-1]
             end = {"Nats-Batch-Sequence": str(len(messages)), "Nats-Batch-Commit": "1"}
-            reply = await self._connection.ask(subject, data, {**headers, **batch, **end})
+            reply = await self._connection.ask(
+                commit_subject(epoch, subject), data, {**headers, **batch, **end}
+            )
         except (Unavailable, nats.errors.Error, OSError, TimeoutError) as error:
             raise Fenced(f"no answer to a commit: {error!r}") from error
         answer = msgspec.json.decode(reply.data)

@@ -3,7 +3,8 @@
 The server pins a partition to whoever pulls it first and sends its `Nats-Pin-Id` with each message. A new pin, a jump in
 the consumer's sequence or a lost pin mean that messages may be missing or out of order here: everything held of the
 partition is thrown away and `pull` raises `Recover`; `reset` then starts it anew, from the oldest message not acked.
-Safe against two owners; what is lost at most is the time of a repeat.
+Safe against two owners; what is lost at most is the time of a repeat. A consumer belongs to one generation of the streams
+and is named after it: when the streams are restored or made anew its pulls and acks lead nowhere, which is a Recover too.
 """
 
 from __future__ import annotations
@@ -24,7 +25,13 @@ from nats.aio.subscription import Subscription
 from fleetcast import metrics
 from fleetcast.clock import Clock, rfc3339
 from fleetcast.errors import Recover, Unavailable
-from fleetcast.jetstream import PIN_TIMEOUT, ApiError, Connection
+from fleetcast.jetstream import (
+    PIN_TIMEOUT,
+    ApiError,
+    Connection,
+    Generation,
+    make_consumers,
+)
 from fleetcast.members import Members, owned
 from fleetcast.queue import Delivery, Stored
 from fleetcast.settings import Settings
@@ -52,6 +59,9 @@ _PULL_BYTES = 6_000_000  # above the server's max_payload, or a large message co
 _HELLO = 0.3
 
 
+_NONE = Generation("none", [(0, "")])
+
+
 class _Lost(Exception):
     """A partition's deliveries may have a hole."""
 
@@ -72,6 +82,7 @@ class _Partition:
         self.fresh = True
         self.reset = False
         self.session = 0
+        self.generation = _NONE
 
     def hold(self, delivery: Delivery, sequence: int, pin: str) -> None:
         """Takes a delivery in. Raises _Lost."""
@@ -95,7 +106,6 @@ class NatsQueue:
         self._connection = connection
         self._settings = settings
         self._clock = clock
-        self._incarnation = ""
         self._partitions: dict[int, _Partition] = {}
         self._wake = asyncio.Event()
         self._tend = asyncio.Event()
@@ -150,11 +160,9 @@ class NatsQueue:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        numbers = list(self._partitions)
-        for number in numbers:
-            await self._drop(number)
+        left = {number: await self._drop(number) for number in list(self._partitions)}
         with suppress(Unavailable, ApiError):
-            await asyncio.gather(*(self._unpin(number) for number in numbers))
+            await asyncio.gather(*(self._unpin(number, generation) for number, generation in left.items()))
         with suppress(nats.errors.Error, OSError):
             await self._say(leaving=True)
 
@@ -212,21 +220,21 @@ class NatsQueue:
         mine = owned(self._member, self._settings.partitions, self._members.names)
         for number in self._partitions.keys() - mine:
             log.info("partition given up", partition=number)
-            await self._drop(number)
-            await self._unpin(number)
+            await self._unpin(number, await self._drop(number))
         for number in sorted(mine - self._partitions.keys()):
             self._partitions[number] = _Partition(number)
             self._wake.set()
         metrics.PARTITIONS.set(len(self._partitions))
 
-    async def _drop(self, number: int) -> None:
+    async def _drop(self, number: int) -> Generation:
         partition = self._partitions.pop(number)
         await self._unsubscribe(partition)
+        return partition.generation
 
-    async def _unpin(self, number: int) -> None:
+    async def _unpin(self, number: int, generation: Generation) -> None:
         """The server then serves whoever pulls next, instead of waiting for a silent owner."""
         with suppress(ApiError):
-            subject = f"CONSUMER.UNPIN.{PACKETS}.{partition_consumer(number)}"
+            subject = f"CONSUMER.UNPIN.{PACKETS}.{partition_consumer(number, generation.name)}"
             await self._connection.api(subject, {"group": PRIORITY_GROUP})
 
     # Pulling
@@ -259,12 +267,12 @@ class NatsQueue:
     async def reset(self, partitions: Iterable[int]) -> None:
         """Those that are not ours any more are left to their owner."""
         try:
-            info = await self._connection.api(f"STREAM.INFO.{PACKETS}")
-            self._incarnation = info["created"]
+            # Each time: a reset of a consumer that is missing is never answered.
+            now = await make_consumers(self._connection, self._settings)
             ours = [self._partitions[number] for number in partitions if number in self._partitions]
             # All are waited for: one still under way must not meet the next attempt's.
             ends = await asyncio.gather(
-                *(self._reset(partition) for partition in ours), return_exceptions=True
+                *(self._reset(partition, now) for partition in ours), return_exceptions=True
             )
             if errors := [end for end in ends if end is not None]:
                 raise errors[0]
@@ -274,18 +282,20 @@ class NatsQueue:
             raise Unavailable(f"nats-server: {type(error).__name__}") from error
         self._tend.set()
 
-    async def _reset(self, partition: _Partition) -> None:
+    async def _reset(self, partition: _Partition, now: Generation) -> None:
         partition.broken = partition.broken or "reset not finished"  # and no pull begins meanwhile
         await self._unsubscribe(partition)
+        if partition.generation != now:
+            partition.generation, partition.pin, partition.fresh = now, "", True
         if partition.fresh:
-            await self._unpin(partition.number)
+            await self._unpin(partition.number, now)
         # Without a pin somebody else may own it still, and a reset would disturb that one: our first message brings a
         # pin, and with it the reset.
         partition.reset = partition.fresh or bool(partition.pin)
-        partition.fresh = False
         if partition.reset:
-            consumer = partition_consumer(partition.number)
+            consumer = partition_consumer(partition.number, now.name)
             await self._connection.api(f"CONSUMER.RESET.{PACKETS}.{consumer}", {})
+        partition.fresh = False
         # Always 1, whatever the answer says was delivered by now: that went to an older pull, and must not be skipped.
         partition.expected = 1
         partition.buffer.clear()
@@ -330,7 +340,8 @@ class NatsQueue:
             request["id"] = partition.pin
         partition.outstanding = self._settings.batch_packets
         partition.heard = now
-        subject = f"$JS.API.CONSUMER.MSG.NEXT.{PACKETS}.{partition_consumer(partition.number)}"
+        consumer = partition_consumer(partition.number, partition.generation.name)
+        subject = f"$JS.API.CONSUMER.MSG.NEXT.{PACKETS}.{consumer}"
         await client.publish(subject, msgspec.json.encode(request), reply=partition.subscription.subject)
 
     def _on_message(self, partition: _Partition, message: Msg) -> None:
@@ -342,7 +353,7 @@ class NatsQueue:
             if "Status" in headers and not message.data and not message.reply.startswith("$JS.ACK"):
                 self._on_status(partition, headers)
             else:
-                delivery, sequence = self._delivery(message, headers)
+                delivery, sequence = _delivery(message, headers, partition.generation)
                 partition.hold(delivery, sequence, headers.get("Nats-Pin-Id", ""))
                 self._wake.set()
         except _Lost as why:
@@ -355,34 +366,37 @@ class NatsQueue:
             if partition.pin and last is not None and int(last) >= partition.expected:
                 raise _Lost(f"delivery {last} never came")
             return
-        # No consumer there now: asked again when the pull has been silent for long, not at once.
-        if status == "503":
-            return
+        # No consumer there, or no longer: the streams were made anew or restored, and what is held is of the old ones.
+        if status == "503" or headers.get("Description", "").lower() == "consumer deleted":
+            partition.pin, partition.fresh = "", True
+            raise _Lost("its consumer is gone")
         partition.outstanding = 0
         self._tend.set()
         if status == "423":
             partition.pin = ""
             raise _Lost("pin lost")
 
-    def _delivery(self, message: Msg, headers: dict[str, str]) -> tuple[Delivery, int]:
-        # $JS.ACK.<stream>.<consumer>.<delivered>.<stream sequence>.<consumer sequence>.<stored, ns>.<pending>
-        tokens = message.reply.split(".")
-        number, vehicle = split_ingest(message.subject)
-        delivery = Delivery(
-            vehicle=vehicle,
-            partition=number,
-            incarnation=self._incarnation,
-            position=int(tokens[-4]),
-            stored=int(tokens[-2]) / 1e9,
-            form=headers.get(FORM, ""),
-            encoding=headers.get(ENCODING, "identity"),
-            body=message.data,
-            token=message.reply,
-        )
-        return delivery, int(tokens[-3])
-
     def _break(self, partition: _Partition, why: str) -> None:
         partition.broken = why
         partition.buffer.clear()
         partition.outstanding = 0
         self._wake.set()
+
+
+def _delivery(message: Msg, headers: dict[str, str], generation: Generation) -> tuple[Delivery, int]:
+    # $JS.ACK.<stream>.<consumer>.<delivered>.<stream sequence>.<consumer sequence>.<stored, ns>.<pending>
+    tokens = message.reply.split(".")
+    number, vehicle = split_ingest(message.subject)
+    position = int(tokens[-4])
+    delivery = Delivery(
+        vehicle=vehicle,
+        partition=number,
+        incarnation=generation.incarnation(position),
+        position=position,
+        stored=int(tokens[-2]) / 1e9,
+        form=headers.get(FORM, ""),
+        encoding=headers.get(ENCODING, "identity"),
+        body=message.data,
+        token=message.reply,
+    )
+    return delivery, int(tokens[-3])

@@ -3,6 +3,7 @@
 vehicle id     1 to 64 of A-Z a-z 0-9 - _ (so an id can stand in a subject, a URL, a channel and a log as it is)
 packets        $MQTT.msgs.vehicles.<vehicle>.packets -> ingest.<partition>.<vehicle>   in stream $MQTT_msgs
 live state     state.<vehicle>, update.<vehicle>.<version>                             in stream LIVE
+commits        live.<epoch>.<either of these>: nobody listens there any more once a restore has renewed the epoch
 rejected       rejected.<partition>.<vehicle>                                          in stream REJECTED
 channel        v/<vehicle>/<view>/   ends in a slash because ZeroMQ matches by prefix (v/1 would also pull v/10)
 control        ctl/<NN>/             every stream's second channel, without a chain, so that it can be closed
@@ -16,7 +17,10 @@ import zlib
 PACKETS = "$MQTT_msgs"
 LIVE = "LIVE"
 REJECTED = "REJECTED"
+RESTORING = "RESTORING"
+"""A stream that is there while a restore is under way, or after one that did not finish; it holds nothing."""
 PRIORITY_GROUP = "owner"
+PARTITION_CONSUMERS = "consume-"
 MEMBERS = "fleetcast.members"
 EXPLAIN = "fleetcast.explain"
 
@@ -63,9 +67,9 @@ def partition_filter(number: int) -> str:
     return f"ingest.{number}.>"
 
 
-def partition_consumer(number: int) -> str:
-    """The durable consumer of one partition."""
-    return f"consume-{number}"
+def partition_consumer(number: int, generation: str) -> str:
+    """The durable consumer of one partition, in this generation of the streams (`jetstream.Generation`)."""
+    return f"{PARTITION_CONSUMERS}{number}-{generation}"
 
 
 def queued_subject(number: int, vehicle: str) -> str:
@@ -84,9 +88,14 @@ def state_subject(vehicle: str) -> str:
     return f"state.{vehicle}"
 
 
-def update_subject(vehicle: str, version: int) -> str:
+def update_subject(vehicle: str, version: int | str) -> str:
     """Where one update of the window is."""
     return f"update.{vehicle}.{version}"
+
+
+def commit_subject(epoch: str, subject: str) -> str:
+    """Where a state or an update is published to: it is stored under `subject`, and only in this epoch."""
+    return f"live.{epoch}.{subject}"
 
 
 def updates_filter(vehicle: str) -> str:

@@ -15,6 +15,7 @@ from fleetcast.jetstream import (
     Connection,
     connect,
     consumer_config,
+    current_generation,
     live_config,
     packets_config,
     provision,
@@ -32,16 +33,19 @@ async def test_provision_makes_the_streams_as_they_must_be(connected: Connect, s
     await provision(connection, settings)
     for name, wanted in (
         (PACKETS, packets_config(settings)),
-        (LIVE, live_config(settings)),
         (REJECTED, rejected_config(settings)),
     ):
         config = (await connection.api(f"STREAM.INFO.{name}"))["config"]
         assert {key: config.get(key) for key in wanted} == wanted
     config = (await connection.api(f"STREAM.INFO.{LIVE}"))["config"]
     assert re.fullmatch(r"[0-9a-f]{8}", config["metadata"][EPOCH])
+    wanted = live_config(settings, config["metadata"][EPOCH])
+    assert {key: config.get(key) for key in wanted} == wanted
+    now = (await current_generation(connection)).name
     for number in range(settings.partitions):
-        consumer = (await connection.api(f"CONSUMER.INFO.{PACKETS}.{partition_consumer(number)}"))["config"]
-        wanted = consumer_config(number)
+        name = partition_consumer(number, now)
+        consumer = (await connection.api(f"CONSUMER.INFO.{PACKETS}.{name}"))["config"]
+        wanted = consumer_config(number, now)
         assert {key: consumer.get(key) for key in wanted} == wanted
 
 

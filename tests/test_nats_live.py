@@ -50,8 +50,11 @@ async def test_a_restore_renews_the_epoch_under_a_running_process(
     live = NatsLive(connection, settings)
     before = await live.epoch()
     config = (await connection.api(f"STREAM.INFO.{LIVE}"))["config"]
-    await connection.api(f"STREAM.UPDATE.{LIVE}", config | {"metadata": config["metadata"] | {EPOCH: "5eed"}})
+    await connection.api(f"STREAM.UPDATE.{LIVE}", config | {"metadata": {EPOCH: "5eed"}})
     assert before != await live.epoch() == "5eed"
+    await connection.api(f"STREAM.UPDATE.{LIVE}", config | {"metadata": {}})
+    with pytest.raises(Unavailable, match="being restored"):
+        await live.epoch()
 
 
 async def test_without_the_stream_everything_is_unavailable(connected: Connect, settings: Settings) -> None:
@@ -65,7 +68,7 @@ async def test_without_the_stream_everything_is_unavailable(connected: Connect, 
     with pytest.raises(Unavailable):
         await live.since("car-1", 0)
     with pytest.raises(Fenced):
-        await live.commit([change("car-1", 1, 0)])
+        await live.commit([change("car-1", 1, 0)], "5eed")
 
 
 async def test_many_commits_at_once_all_end(connected: Connect, settings: Settings) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -13,7 +14,7 @@ from nats.aio.msg import Msg
 
 from fleetcast.clock import SystemClock
 from fleetcast.errors import Recover, Unavailable
-from fleetcast.jetstream import Connection, provision, provisioned
+from fleetcast.jetstream import Connection, current_generation, provision, provisioned
 from fleetcast.nats_queue import NatsQueue
 from fleetcast.packet import JSON
 from fleetcast.queue import Delivery
@@ -59,8 +60,20 @@ async def pulled(queue: NatsQueue, count: int, recovered: list[Recover] | None =
                 if recovered is not None:
                     recovered.append(why)
                 found = []
-                await queue.reset(why.partitions)
+                await until(partial(is_reset, queue, why))
     return found
+
+
+async def is_reset(queue: NatsQueue, why: Recover) -> bool:
+    try:
+        await queue.reset(why.partitions)
+    except Unavailable:
+        return False
+    return True
+
+
+async def first_consumer(connection: Connection) -> str:
+    return partition_consumer(0, (await current_generation(connection)).name)
 
 
 def numbers(deliveries: list[Delivery]) -> list[int]:
@@ -78,7 +91,7 @@ async def stolen(connection: Connection, pin: str, most: int) -> list[Msg]:
     inbox = connection.client.new_inbox()
     await connection.client.subscribe(inbox, cb=keep)
     request = {"batch": most, "expires": 20_000_000_000, "group": PRIORITY_GROUP, "id": pin}
-    subject = f"$JS.API.CONSUMER.MSG.NEXT.{PACKETS}.{partition_consumer(0)}"
+    subject = f"$JS.API.CONSUMER.MSG.NEXT.{PACKETS}.{await first_consumer(connection)}"
     await connection.client.publish(subject, json.dumps(request).encode(), reply=inbox)
     await connection.client.flush()
     return got
@@ -125,7 +138,7 @@ async def test_a_reset_by_another_is_noticed(member: Member, connected: Connect)
     found = await pulled(queue, 5)
     await queue.ack(found[:2])
     await until(lambda: _held(other, 3))
-    await other.api(f"CONSUMER.RESET.{PACKETS}.{partition_consumer(0)}", {})
+    await other.api(f"CONSUMER.RESET.{PACKETS}.{await first_consumer(other)}", {})
     recovered: list[Recover] = []
     await put(queue, range(6, 8))
     assert numbers(await pulled(queue, 5, recovered)) == [3, 4, 5, 6, 7]
@@ -140,7 +153,7 @@ async def test_a_lost_pin_is_noticed(member: Member, connected: Connect) -> None
     queue, other = await member("a"), await connected()
     await put(queue, range(1, 6))
     await pulled(queue, 5)
-    await other.api(f"CONSUMER.UNPIN.{PACKETS}.{partition_consumer(0)}", {"group": PRIORITY_GROUP})
+    await other.api(f"CONSUMER.UNPIN.{PACKETS}.{await first_consumer(other)}", {"group": PRIORITY_GROUP})
     recovered: list[Recover] = []
     await put(queue, range(6, 8))
     assert numbers(await pulled(queue, 7, recovered)) == list(range(1, 8))
@@ -204,28 +217,67 @@ async def test_a_reset_that_fails_leaves_the_partition_to_recover(
     assert numbers(await pulled(queue, 5)) == [1, 2, 3, 4, 5]
 
 
-async def test_a_missing_consumer_is_asked_for_again_but_not_in_a_tight_loop(
-    member: Member, connected: Connect, settings: Settings, monkeypatch: pytest.MonkeyPatch
+async def test_a_missing_consumer_is_noticed_and_made_again(member: Member, connected: Connect) -> None:
+    queue, other, recovered = await member("a"), await connected(), list[Recover]()
+    await put(queue, range(1, 2))
+    await queue.ack(await pulled(queue, 1))
+    await other.api(f"CONSUMER.DELETE.{PACKETS}.{await first_consumer(other)}")
+    await put(queue, range(2, 3))
+    assert numbers(await pulled(queue, 1, recovered)) == [2]
+    assert [str(why) for why in recovered] == ["its consumer is gone"]
+
+
+async def test_a_missing_stream_is_recovered_from_when_it_is_there_again(
+    member: Member, connected: Connect, settings: Settings
 ) -> None:
     queue, other = await member("a"), await connected()
     await put(queue, range(1, 2))
     await queue.ack(await pulled(queue, 1))
-    asked: list[float] = []
-    publish = queue._connection.client.publish
-
-    async def counted(subject: str, *arguments: Any, **named: Any) -> None:
-        if "MSG.NEXT" in subject:
-            asked.append(asyncio.get_running_loop().time())
-        await publish(subject, *arguments, **named)
-
-    monkeypatch.setattr(queue._connection.client, "publish", counted)
     await other.api(f"STREAM.DELETE.{PACKETS}")
-    reading = asyncio.create_task(pulled(queue, 1))
-    await until(lambda: len(asked) >= 3)
-    assert asked[-1] - asked[-2] > 1
+    with pytest.raises(Recover, match="gone") as why:
+        async with asyncio.timeout(30):
+            await queue.pull(1)
+    with pytest.raises(Unavailable):
+        await queue.reset(why.value.partitions)
     await provision(other, msgspec.structs.replace(settings, partitions=1))
     await put(queue, range(2, 3))
-    assert numbers(await reading) == [2]
+    assert numbers(await pulled(queue, 1)) == [2]
+
+
+async def test_a_silent_partition_labels_nothing_with_the_incarnation_of_a_stream_that_was_made_anew(
+    member: Member, connected: Connect, settings: Settings
+) -> None:
+    """It has no pin by which it could notice: the first packet of the new stream is its first delivery."""
+    queue, other = await member("a"), await connected()
+    settings = msgspec.structs.replace(settings, partitions=1)
+    reading = asyncio.create_task(pulled(queue, 1))
+    await until(lambda: queue._partitions[0].broken is None and queue._partitions[0].outstanding)
+    before = queue._partitions[0].generation
+    await other.api(f"STREAM.DELETE.{PACKETS}")
+    await provision(other, settings)
+    await put(queue, range(1, 2))
+    (delivery,) = await reading
+    created = (await other.api(f"STREAM.INFO.{PACKETS}"))["created"]
+    assert delivery.position == 1
+    assert delivery.incarnation == created != before.incarnation(1)
+
+
+async def test_an_ack_of_another_generation_acks_nothing(
+    member: Member, connected: Connect, settings: Settings
+) -> None:
+    queue, other = await member("a"), await connected()
+    settings = msgspec.structs.replace(settings, partitions=1)
+    await put(queue, range(1, 2))
+    old = await pulled(queue, 1)
+    await other.api(f"STREAM.DELETE.{PACKETS}")
+    await provision(other, settings)
+    await put(queue, range(1, 2))
+    (new,) = await pulled(queue, 1)
+    await queue.ack(old)
+    await queue._connection.client.flush()
+    assert new.position == old[0].position
+    await queue.reset([0])
+    assert numbers(await pulled(queue, 1)) == [1]
 
 
 async def test_a_strange_word_among_the_members_does_no_harm(member: Member, connected: Connect) -> None:

@@ -77,7 +77,7 @@ class Live:
         retained = self.updates.get(vehicle, [])[: state.version][max(0, state.version - self.kept) :]
         return state, [update for update in retained if update.version > version]
 
-    async def commit(self, changes: Sequence[Change]) -> Sequence[int]:
+    async def commit(self, changes: Sequence[Change], epoch: str = "") -> Sequence[int]:
         raise AssertionError("an origin never writes")
 
     def _state(self, vehicle: str, *, leader: bool) -> State:

@@ -9,7 +9,19 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from fleetcast.commands import demo, doctor, explain, prove, rejected, roles, settings, simulate, tail, up
+from fleetcast.commands import (
+    backup,
+    demo,
+    doctor,
+    explain,
+    prove,
+    rejected,
+    roles,
+    settings,
+    simulate,
+    tail,
+    up,
+)
 from fleetcast.errors import FleetcastError, Unusable
 from fleetcast.settings import load
 
@@ -37,7 +49,7 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("--config", type=Path, default=config, metavar="FILE", help="settings, in TOML")
     top.add_argument("--data", metavar="DIR", help="where everything is kept (setting `data`)")
     commands = top.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for module in (demo, up, simulate, tail, explain, rejected, prove, doctor, settings, roles):
+    for module in (demo, up, simulate, tail, explain, rejected, backup, prove, doctor, settings, roles):
         module.add_commands(commands)
     return top
 

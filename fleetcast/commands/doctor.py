@@ -25,6 +25,7 @@ from fleetcast import enrich, haproxy, jetstream, natsserver, pushpin, traps
 from fleetcast.errors import FleetcastError, Unusable
 from fleetcast.platform import nats_server, search_path, with_edges
 from fleetcast.settings import Settings
+from fleetcast.subjects import LIVE, PACKETS, REJECTED
 from fleetcast.traps import Finding
 
 _TEXT = """Says what is missing or misconfigured, and how to mend it; changes nothing. Exit status 1 if something is wrong.
@@ -189,11 +190,14 @@ async def _streams(settings: Settings) -> list[Finding]:
     connection = await jetstream.connect(settings, "fleetcast-doctor")
     findings: list[Finding] = []
     try:
-        for config in (jetstream.packets_config, jetstream.live_config, jetstream.rejected_config):
-            wanted = config(settings)
-            name = wanted["name"]
+        for name in (PACKETS, LIVE, REJECTED):
             try:
                 info = await connection.api(f"STREAM.INFO.{name}")
+                if name == LIVE:
+                    wanted = jetstream.live_config(settings, jetstream.epoch_of(info))
+                else:
+                    config = jetstream.packets_config if name == PACKETS else jetstream.rejected_config
+                    wanted = config(settings)
             except FleetcastError as error:
                 findings.append(
                     Finding(well=False, what=f"stream {name}: {error}", mend="start any role: it makes it")

@@ -131,9 +131,9 @@ class TrappedLive:
         """See the seam."""
         return await self._live.since(vehicle, version, leader=leader)
 
-    async def commit(self, changes: Sequence[Change]) -> Sequence[int]:
+    async def commit(self, changes: Sequence[Change], epoch: str = "") -> Sequence[int]:
         """See the seam."""
-        return await self._trap.around("commit", lambda: self._live.commit(changes), Fenced)
+        return await self._trap.around("commit", lambda: self._live.commit(changes, epoch), Fenced)
 
 
 class TrappedEdge:

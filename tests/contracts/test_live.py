@@ -234,6 +234,16 @@ async def test_a_stale_revision_is_refused_whole(world: World) -> None:
     assert [update.version for update in (await live.since("car-1", 0))[1]] == [1, 2, 3]
 
 
+async def test_another_epoch_is_refused_whole_even_if_the_revision_fits(world: World) -> None:
+    live = await world.live()
+    held, epoch = await commit(live, "car-1", 2), await live.epoch()
+    with pytest.raises(Fenced):
+        await live.commit([change(held), change(Held(State("car-2"), 0))], "5eed5eed")
+    assert await live.latest("car-1", leader=True) == held
+    assert await live.vehicles() == ["car-1"]
+    await live.commit([change(held)], epoch)
+
+
 async def test_the_first_commit_of_a_vehicle_is_fenced_too(world: World) -> None:
     live = await world.live()
     empty = Held(State("car-1"), 0)
@@ -273,6 +283,7 @@ async def test_of_two_writers_exactly_one_gets_through(world: World) -> None:
 async def test_a_lost_answer_is_fenced_and_a_reload_shows_all_or_nothing(world: World, lost: str) -> None:
     direct = await world.live()
     before = [await commit(direct, f"car-{number}") for number in range(20)]
+    epoch = await direct.epoch()
     (port,) = free_ports(1)
     async with Proxy(port, world.port()) as proxy:
         live = await world.through(port)
@@ -294,7 +305,7 @@ async def test_a_lost_answer_is_fenced_and_a_reload_shows_all_or_nothing(world: 
         else:
             proxy.up = lose
         with pytest.raises(Fenced):
-            await live.commit(batch)
+            await live.commit(batch, epoch)
         versions = {(await direct.latest(held.state.vehicle, leader=True)).state.version for held in before}
         assert versions == ({3} if lost == "the answer" else {1})
         for held in before:
@@ -314,7 +325,7 @@ async def _loaded(live: Live, vehicle: str) -> Held | None:
 
 async def test_a_server_that_is_away(world: World) -> None:
     live = await world.live()
-    held = await commit(live, "car-1", 2)
+    held, epoch = await commit(live, "car-1", 2), await live.epoch()
     await world.kill()
     ends = await asyncio.gather(
         live.latest("car-1"),
@@ -322,7 +333,7 @@ async def test_a_server_that_is_away(world: World) -> None:
         live.since("car-1", 0),
         live.since("car-1", 0, leader=True),
         live.epoch(),
-        live.commit([change(held)]),
+        live.commit([change(held)], epoch),
         return_exceptions=True,
     )
     assert [type(end) for end in ends] == [Unavailable] * 5 + [Fenced]

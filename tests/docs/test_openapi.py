@@ -264,7 +264,7 @@ class Lives:
         state = (await self.latest(vehicle)).state
         return state, [one for one in self.updates[1:] if one.version > version] if vehicle == "car" else []
 
-    async def commit(self, changes: Sequence[Change]) -> Sequence[int]:
+    async def commit(self, changes: Sequence[Change], epoch: str = "") -> Sequence[int]:
         raise AssertionError("an origin never writes")
 
     def _check(self) -> None:
