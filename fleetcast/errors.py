@@ -13,6 +13,10 @@ class Unusable(FleetcastError):
     """Settings, arguments or this machine will not do: say the line, exit with status 2."""
 
 
+class NotReady(Unusable):
+    """A process did not become ready: of a platform that starts, the same; of one that runs, exit with status 1."""
+
+
 class Refuse(FleetcastError):
     """A request that will not be served: answer `status` (4xx or 503) with this text, store nothing."""
 

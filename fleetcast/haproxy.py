@@ -10,11 +10,15 @@ from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 
+import msgspec
+
 from fleetcast.settings import Settings
 
 _INNER_CONNECTIONS = 500
 _OPENING = 64  # new streams at a time that the edge has not answered: its queues hold 100
 _RESERVE = 400  # HAProxy's own files: listeners, checks, logs, its stats socket
+_EDGE = "check inter 1s fall 2 rise 2 on-marked-down shutdown-sessions"
+_ORIGIN = "inter 500ms fall 2 rise 1 on-marked-down shutdown-sessions"
 
 # What a phone's EventSource gets instead of an error status, which would make it give up for good. Log-format text.
 _UNAVAILABLE = """\
@@ -38,31 +42,67 @@ def files_needed(settings: Settings) -> int:
     return 2 * connections(settings) + _RESERVE
 
 
-def configuration(settings: Settings, origins: Sequence[tuple[str, int]], folder: Path) -> Mapping[str, str]:
-    """File name -> text, under `folder`. `origins`: each one's host:port and its admin port, on the same host."""
+def most_connections(settings: Settings, files: int) -> int:
+    """A maxconn with room for as many edges again, if there are files for it: it cannot be raised while HAProxy runs."""
+    twice = msgspec.structs.replace(settings, edges=2 * settings.edges)
+    return min(connections(twice), max(connections(settings), (files - _RESERVE) // 2))
+
+
+def edge_server(settings: Settings, number: int, backend: str) -> str:
+    """A `server` line of edge replica `number`, after its name. All of it: one that is added knows no `default-server`."""
+    most = settings.edge_connections if backend == "streams" else _plain(settings)
+    return f"127.0.0.1:{settings.edge_port + 10 * number} {_EDGE} maxconn {most}"
+
+
+def origin_server(address: str, admin: int) -> str:
+    """The same of an origin."""
+    return f"{address} check port {admin} {_ORIGIN}"
+
+
+def _plain(settings: Settings) -> int:
+    return max(10, settings.edge_connections // 10)
+
+
+def configuration(
+    settings: Settings,
+    origins: Sequence[tuple[str, int]] | Mapping[int, tuple[str, int]],
+    folder: Path,
+    edges: Sequence[int] | None = None,
+    most: int = 0,
+) -> Mapping[str, str]:
+    """File name -> text, under `folder`. `origins`: each one's host:port and its admin port, on the same host.
+
+    `edges` are the replicas' numbers, those of the settings if not given; `most` the connections in all, the same.
+    """
     hold = 3 * settings.keep_alive
-    edges = [f"127.0.0.1:{settings.edge_port + 10 * number}" for number in range(settings.edges)]
-    plain = max(10, settings.edge_connections // 10)
+    plain = _plain(settings)
     # The health check ends inside Pushpin (its route alive.invalid): were it to reach an origin, an origin outage would
     # mark every edge down and cut all streams. A hung Pushpin is out within 4.5 s, its streams cut so that phones move.
-    check = """\
+    check = (
+        """\
     option httpchk
     http-check send meth GET uri / ver HTTP/1.1 hdr Host alive.invalid
     http-check expect status 200
-    default-server check inter 1s fall 2 rise 2 on-marked-down shutdown-sessions"""
+    default-server """
+        + _EDGE
+    )
     word = f"content-type text/event-stream lf-file {folder}/unavailable"
     unavailable = "\n".join(f"    http-error status {status} {word}" for status in (502, 503, 504))
     problem = f"content-type application/problem+json file {folder}/problem hdr Retry-After 1"
     problems = "\n".join(f"    http-error status {status} {problem}" for status in (502, 503, 504))
-    servers = "\n".join(f"    server edge{number} {address}" for number, address in enumerate(edges))
+    servers = "\n".join(
+        f"    server edge{number} 127.0.0.1:{settings.edge_port + 10 * number}"
+        for number in (range(settings.edges) if edges is None else edges)
+    )
+    numbered = origins if isinstance(origins, Mapping) else dict(enumerate(origins))
     origin_servers = "\n".join(
         f"    server origin{number} {address} check port {admin}"
-        for number, (address, admin) in enumerate(origins)
+        for number, (address, admin) in numbered.items()
     )
     text = f"""\
 global
     log stdout format raw local0 notice
-    maxconn {connections(settings)}
+    maxconn {most or connections(settings)}
     stats socket {folder}/admin.sock mode 600 level admin
     setenv FLEETCAST_PACE {settings.new_streams}
     setenv FLEETCAST_OPENING {_OPENING}
@@ -131,7 +171,7 @@ backend origins
     option httpchk GET /live
     timeout check 1s
     # A request that waits for an origin that hangs is tried at another as soon as the check knows.
-    default-server inter 500ms fall 2 rise 1 on-marked-down shutdown-sessions
+    default-server {_ORIGIN}
 {problems}
 {origin_servers}
 

@@ -48,6 +48,11 @@ SKIPPED = Counter(
 )
 PUBLISH_FAILED = Counter("fleetcast_publish_failed_total", "Items that a replica did not take", ["replica"])
 EDGES_CONNECTED = Gauge("fleetcast_edges_connected", "Edge replicas that this process is connected to")
+EDGE_SINCE = Gauge(
+    "fleetcast_edge_connected_since_seconds",
+    "When the connection to a replica began, by our clock; 0: away",
+    ["replica"],
+)
 CHANNELS = Gauge("fleetcast_channels", "Channels with listeners, over all replicas")
 
 # Origin. Snapshots rise with new phones, replays with returning ones. Resets are losses that a phone was told of: its

@@ -57,6 +57,7 @@ _PULL_SECONDS = PIN_TIMEOUT * 0.4
 _HEARTBEAT = 1.0
 _PULL_BYTES = 6_000_000  # above the server's max_payload, or a large message could never be delivered
 _HELLO = 0.3
+_LEAVE = 2.0
 
 
 _NONE = Generation("none", [(0, "")])
@@ -161,8 +162,12 @@ class NatsQueue:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         left = {number: await self._drop(number) for number in list(self._partitions)}
-        with suppress(Unavailable, ApiError):
-            await asyncio.gather(*(self._unpin(number, generation) for number, generation in left.items()))
+        # With a server that hangs this must not take longer than whoever stops us waits.
+        with suppress(Unavailable, ApiError, TimeoutError):
+            async with asyncio.timeout(_LEAVE):
+                await asyncio.gather(
+                    *(self._unpin(number, generation) for number, generation in left.items())
+                )
         with suppress(nats.errors.Error, OSError):
             await self._say(leaving=True)
 

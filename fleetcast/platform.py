@@ -1,47 +1,60 @@
 """The whole platform on one machine: which processes, with which configurations, in which order.
 
 Everything it writes is under the setting `data`: `nats/` (what must be kept), `run/` (configurations, made anew each time),
-`log/`. One platform a folder at a time.
+`log/`. One platform a folder at a time. While it runs, its processes can be replaced, added and removed (`rolling.py`).
 """
 
 from __future__ import annotations
 
 import asyncio
 import fcntl
+import importlib
 import os
-import resource
 import secrets
-import shutil
-import socket
 import sys
-from collections.abc import Awaitable, Callable, Mapping
-from contextlib import closing
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import httpx2
 import msgspec
 
-from fleetcast import enrich, haproxy, natsserver, pushpin
-from fleetcast.errors import Unusable
+from fleetcast import enrich, haproxy, machine, natsserver, probes, pushpin, rolling
+from fleetcast.draining import Balancer
+from fleetcast.errors import NotReady, Unavailable, Unusable
 from fleetcast.fulldisk import FullDisk
-from fleetcast.settings import PREFIX, Settings, dump
+from fleetcast.layout import FIXED, MANY, Layout, with_edges
+from fleetcast.settings import PREFIX, Settings, changed, dump
 from fleetcast.supervisor import Notice, Program, Supervisor
 
 _STARTING = 30.0
 
 
 class Platform:
-    """`async with Platform(settings, notice) as platform:` runs it; `platform.url` is the front door."""
+    """`async with Platform(settings, notice) as platform:` runs it; `platform.url` is the front door.
+
+    `command`, `environment`, `edge_settings` and `start_queue` are there to be overridden by whoever runs it under other
+    conditions than usual.
+    """
 
     def __init__(self, settings: Settings, notice: Notice) -> None:
         self._folder = Path(settings.data).absolute()
         self.settings = with_edges(settings)
+        self.layout = Layout(self.settings)
         self._notice = notice
         self.supervisor = Supervisor(self._folder / "log", notice)
+        self.balancer = Balancer(self.run_folder / "haproxy" / "admin.sock")
         self._lock: IO[str] | None = None
         self._watching: asyncio.Task[None] | None = None
+        self.front_connections = 0
+        self._changing = False
+
+    @property
+    def run_folder(self) -> Path:
+        """Where the configurations are."""
+        return self._folder / "run"
 
     @property
     def url(self) -> str:
@@ -56,9 +69,39 @@ class Platform:
     @property
     def admin_ports(self) -> dict[str, int]:
         """The admin port of each role's process."""
-        names = [*self._roles("ingest", 1), *self._roles("consume", self.settings.consumers)]
-        names += self._roles("origin", self.settings.origins)
-        return {name: self.settings.admin_port + number for number, name in enumerate(names)}
+        return {name: one.admin for name, one in self.layout.processes.items() if one.admin}
+
+    # What may be overridden
+
+    def command(self, role: str) -> list[str]:
+        """The program of a role, to which `--config FILE ROLE` is appended."""
+        return [sys.executable, "-m", "fleetcast"]
+
+    def environment(self, name: str) -> Mapping[str, str]:
+        """Settings for this one process, in the environment's form without the prefix: `{"NATS": "nats://…"}`."""
+        return {}
+
+    def edge_settings(self, number: int) -> Settings:
+        """What edge replica `number`'s configuration is rendered from."""
+        return self.settings
+
+    async def start_queue(self) -> None:
+        """Starts nats-server, and waits for it."""
+        conf = self.run_folder / "nats.conf"
+        machine.write(conf, natsserver.configuration(self.settings, self._folder / "nats"))
+        self.supervisor.start(
+            self.program("nats-server", [machine.nats_server(), "-c", str(conf)], base=True)
+        )
+        await self.wait("nats-server", lambda: probes.tcp(*natsserver.address(self.settings)))
+        disk = FullDisk(
+            self._folder / "nats",
+            self.supervisor.log("nats-server"),
+            partial(self.supervisor.end, "nats-server"),
+            self._notice,
+        )
+        self._watching = asyncio.create_task(disk.watch())
+
+    # From start to end
 
     async def __aenter__(self) -> Platform:
         try:
@@ -83,26 +126,68 @@ class Platform:
             self._lock.close()
             self._lock = None
 
-    # What the proof makes otherwise
+    # Changes while it runs
 
-    def command(self, role: str) -> list[str]:
-        """What starts a role's process; its settings and its name are added."""
-        return [sys.executable, "-m", "fleetcast"]
+    async def configure(self, **changes: Any) -> None:
+        """Processes that start from now on have these settings. Texts are read as the environment's. Raises Unusable."""
+        if fixed := sorted(FIXED & changes.keys()):
+            raise Unusable(f"{fixed[0]}: a roll cannot change it; operations.md says what can")
+        settings = changed(self.settings, changes)
+        importlib.invalidate_caches()  # a module may have come since we started
+        enrich.load(settings.enrichers)
+        self.settings = settings
+        self.write_common()
 
-    def environment(self, name: str) -> Mapping[str, str]:
-        """Settings of one process alone, by their names in capitals."""
-        return {}
+    async def roll(self, what: str, say: Notice, **changes: Any) -> None:
+        """Replaces `what`: a process (`consume-1`), a role, or `all`, one after the other; first changes these settings.
 
-    def edge_settings(self, number: int) -> Settings:
-        """What one edge replica's configuration is made from."""
-        return self.settings
+        Raises NotReady if one is not well again: those after it still are as they were.
+        """
+        names = self.layout.chosen(what)
+        async with self._change():
+            if changes:
+                await self.configure(**changes)
+            await rolling.roll(self, names, say)
+
+    async def add(self, role: str, say: Notice | None = None) -> str:
+        """One more consume, origin or edge; its name."""
+        async with self._change():
+            return await rolling.add(self, role, say or self._notice)
+
+    async def remove(self, name: str, say: Notice | None = None) -> None:
+        """Drains it as `roll` does, and ends it for good."""
+        async with self._change():
+            await rolling.remove(self, name, say or self._notice)
+
+    async def scale(self, role: str, count: int, say: Notice) -> None:
+        """Adds or removes until there are so many; the last ones first."""
+        if role not in MANY:
+            raise Unusable(f"{role}: only {', '.join(MANY)} can be added and removed")
+        if count < 1:
+            raise Unusable(f"{role}: there must be 1 or more")
+        while (names := self.layout.named(role)) and len(names) != count:
+            if len(names) < count:
+                await self.add(role, say)
+            else:
+                await self.remove(f"{role}-{self.layout.numbers(role)[-1]}", say)
+        say(f"{role}: {count}")
+
+    @asynccontextmanager
+    async def _change(self) -> AsyncIterator[None]:
+        """One at a time: two that drain at once could leave nobody."""
+        if self._changing:
+            raise Unusable("another change of this platform is under way")
+        self._changing = True
+        try:
+            yield
+        finally:
+            self._changing = False
 
     # Making ready
 
     def _prepare(self) -> None:
-        for binary in missing_programs():
+        for binary in machine.missing_programs():
             raise Unusable(f"{binary} is missing; `make setup` installs it")
-        ports = self._ports()
         enrich.load(
             self.settings.enrichers
         )  # said here in one line, not by processes that die again and again
@@ -121,151 +206,107 @@ class Platform:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             raise Unusable(f"data: {self._folder} is in use by a running platform") from None
-        self._check_ports(ports)
-        self._raise_files()
+        self.layout.check_ports()
+        self.front_connections = machine.raise_files(self.settings)
         self.settings = msgspec.structs.replace(self.settings, sig_key=self._sig_key())
-        run = self._folder / "run"
-        _write(run / "fleetcast.toml", dump(self.settings))
-        _write(run / "nats.conf", natsserver.configuration(self.settings, self._folder / "nats"))
-        for number in range(self.settings.edges):
-            edge = run / f"edge-{number}"
-            (edge / "log").mkdir(parents=True, exist_ok=True)
-            for name, text in pushpin.configuration(self.edge_settings(number), number, edge).items():
-                _write(edge / name, text)
-        origins = self._origin_ports()
-        (run / "haproxy").mkdir(exist_ok=True)
-        for name, text in haproxy.configuration(self.settings, origins, run / "haproxy").items():
-            _write(run / "haproxy" / name, text)
+        (self.run_folder / "haproxy").mkdir(exist_ok=True)
+        self.write_common()
+
+    def write_common(self) -> None:
+        """What roles and HAProxy read when they start, from the settings and the layout as they are now."""
+        machine.write(self.run_folder / "fleetcast.toml", dump(self.layout.counted(self.settings)))
+        origins = {
+            one.number: (f"127.0.0.1:{one.port}", one.admin)
+            for one in self.layout.processes.values()
+            if one.role == "origin"
+        }
+        folder, edges = self.run_folder / "haproxy", self.layout.numbers("edge")
+        texts = haproxy.configuration(self.settings, origins, folder, edges, self.front_connections)
+        for name, text in texts.items():
+            machine.write(folder / name, text)
 
     def _sig_key(self) -> str:
         kept = self._folder / "sig_key"
         if self.settings.sig_key:
             return self.settings.sig_key
         if not kept.exists():
-            _write(kept, secrets.token_urlsafe(32))
+            machine.write(kept, secrets.token_urlsafe(32))
         return kept.read_text().strip()
-
-    def _ports(self) -> dict[str, tuple[str, int]]:
-        """Every port that will be listened on, by the setting that gives it (or what it is)."""
-        settings = self.settings
-        ports = {
-            "front_port": (settings.host, settings.front_port),
-            "ingest_port": (settings.host, settings.ingest_port),
-            "inner_port": ("127.0.0.1", settings.inner_port),
-            "haproxy_port": ("127.0.0.1", settings.haproxy_port),
-            "nats": natsserver.address(settings),
-        }
-        for name, admin in self.admin_ports.items():
-            ports[f"admin_port (of {name})"] = ("127.0.0.1", admin)
-        for number in range(settings.origins):
-            ports[f"origin_port (of origin-{number})"] = ("127.0.0.1", settings.origin_port + number)
-        for number in range(settings.edges):
-            for offset in range(3):
-                port = settings.edge_port + 10 * number + offset
-                ports[f"edge_port (edge-{number}, +{offset})"] = ("127.0.0.1", port)
-            for setting in ("edge_sub", "edge_http"):
-                host, _, port_text = getattr(settings, setting)[number].rpartition(":")
-                ports[f"{setting} (of edge-{number})"] = (host, int(port_text))
-        return ports
-
-    @staticmethod
-    def _check_ports(ports: Mapping[str, tuple[str, int]]) -> None:
-        seen: dict[tuple[str, int], str] = {}
-        for name, address in ports.items():
-            if address in seen:
-                raise Unusable(f"{name}: port {address[1]} is also {seen[address]}'s")
-            seen[address] = name
-            with closing(socket.socket()) as probe:
-                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-                try:
-                    probe.bind(address)
-                except OverflowError:
-                    raise Unusable(f"{name}: there is no port {address[1]}; begin lower") from None
-                except OSError as error:
-                    raise Unusable(
-                        f"{name}: port {address[1]} on {address[0]}: {error.strerror}; set another"
-                    ) from None
-
-    def _raise_files(self) -> None:
-        needed = max(haproxy.files_needed(self.settings), pushpin.client_maxconn(self.settings) + 200)
-        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-        if hard != resource.RLIM_INFINITY and hard < needed:
-            raise Unusable(
-                f"edge_connections: needs {needed} open files a process, and this machine allows {hard}"
-            )
-        if soft != resource.RLIM_INFINITY and soft < needed:
-            resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
 
     # Running
 
-    async def start_queue(self) -> None:
-        """Starts nats-server and waits for it."""
-        nats = self._program("nats-server", [nats_server(), "-c", str(self._folder / "run" / "nats.conf")])
-        self.supervisor.start(nats)
-        host, port = natsserver.address(self.settings)
-        await self._wait("nats-server", lambda: _tcp(host, port))
-        disk = FullDisk(
-            self._folder / "nats",
-            self.supervisor.log("nats-server"),
-            partial(self.supervisor.end, "nats-server"),
-            self._notice,
-        )
-        self._watching = asyncio.create_task(disk.watch())
-
     async def _start(self) -> None:
         await self.start_queue()
-        for number in range(self.settings.edges):
-            folder = self._folder / "run" / f"edge-{number}"
-            program = self._program(f"edge-{number}", ["pushpin", "--config", str(folder / "pushpin.conf")])
-            self.supervisor.start(program)
+        start = self.supervisor.start
+        for name in self.layout.named("edge"):
+            start(self.prepared(name))
         # The roles make the streams; one alone first, so that a stream that cannot be made is said once.
-        ports = self.admin_ports
-        self.supervisor.start(self._role("ingest", "ingest", ports["ingest"]))
-        await self._wait("ingest", lambda: _http(f"http://127.0.0.1:{ports['ingest']}/ready"))
-        for number, name in enumerate(self._roles("origin", self.settings.origins)):
-            environment = {"ORIGIN_PORT": str(self.settings.origin_port + number)}
-            self.supervisor.start(self._role("origin", name, ports[name], environment))
-        for name in self._roles("consume", self.settings.consumers):
-            self.supervisor.start(self._role("consume", name, ports[name], {"MEMBER": name}))
-        haproxy_ = ["haproxy", "-db", "-f", str(self._folder / "run" / "haproxy" / "haproxy.cfg")]
-        self.supervisor.start(self._program("haproxy", haproxy_))
-        ready = [
-            self._wait(name, partial(_http, f"http://127.0.0.1:{port}/ready")) for name, port in ports.items()
-        ]
-        await asyncio.gather(*ready)
-        await self._wait("haproxy", lambda: _http(f"{self.url}/v1/{self.settings.noun}/ready", expect=404))
+        start(self.prepared("ingest"))
+        await self.well("ingest")
+        roles = self.layout.named("origin", "consume")
+        for name in roles:
+            start(self.prepared(name))
+        start(
+            self.program(
+                "haproxy", ["haproxy", "-db", "-f", str(self.run_folder / "haproxy" / "haproxy.cfg")]
+            )
+        )
+        await asyncio.gather(*(self.well(name) for name in roles))
+        closed = f"{self.url}/v1/{self.settings.noun}/ready"
+        await self.wait("haproxy", partial(probes.http, closed, 404))
 
-    def _roles(self, role: str, count: int) -> list[str]:
-        return [role] if role == "ingest" else [f"{role}-{number}" for number in range(count)]
+    def prepared(self, name: str) -> Program:
+        """What runs under this name, its own configuration written anew."""
+        one = self.layout.processes[name]
+        if one.role == "edge":
+            self.settings = with_edges(self.settings, max(one.number + 1, len(self.settings.edge_sub)))
+            folder = self.run_folder / name
+            (folder / "log").mkdir(parents=True, exist_ok=True)
+            settings = self.edge_settings(one.number)
+            for file, text in pushpin.configuration(settings, one.number, folder).items():
+                machine.write(folder / file, text)
+            return self.program(name, ["pushpin", "--config", str(folder / "pushpin.conf")])
+        own = {"ADMIN_PORT": str(one.admin)}
+        own |= {"MEMBER": name} if one.role == "consume" else {}
+        own |= {"ORIGIN_PORT": str(one.port)} if one.role == "origin" else {}
+        command = [*self.command(one.role), "--config", str(self.run_folder / "fleetcast.toml"), one.role]
+        given = {**own, **self.environment(name)}
+        return self.program(name, command, {PREFIX + key: value for key, value in given.items()})
 
-    def _origin_ports(self) -> list[tuple[str, int]]:
-        ports = self.admin_ports
-        return [
-            (f"127.0.0.1:{self.settings.origin_port + number}", ports[name])
-            for number, name in enumerate(self._roles("origin", self.settings.origins))
-        ]
-
-    def _role(self, role: str, name: str, admin: int, more: dict[str, str] | None = None) -> Program:
-        config = str(self._folder / "run" / "fleetcast.toml")
-        own = {"ADMIN_PORT": str(admin), **(more or {}), **self.environment(name)}
-        command = [*self.command(role), "--config", config, role]
-        return self._program(name, command, {PREFIX + key: value for key, value in own.items()})
-
-    def _program(self, name: str, command: list[str], more: dict[str, str] | None = None) -> Program:
+    def program(
+        self, name: str, command: list[str], more: Mapping[str, str] | None = None, *, base: bool = False
+    ) -> Program:
+        """A program for the supervisor, in our environment without our settings."""
         # The settings are in the file by now: what the environment says of them must not count twice.
         environment = {key: value for key, value in os.environ.items() if not key.startswith(PREFIX)}
-        environment["PATH"] = search_path()
-        return Program(name, command, environment | (more or {}))
+        environment["PATH"] = machine.search_path()
+        return Program(name, command, {**environment, **(more or {})}, base)
 
-    async def _wait(self, name: str, check: Callable[[], Awaitable[None]]) -> None:
-        deadline = asyncio.get_running_loop().time() + _STARTING
+    async def well(self, name: str) -> None:
+        """Waits until this process is ready. Raises NotReady."""
+        one = self.layout.processes[name]
+        if one.role == "edge":
+            # Answered by Pushpin itself; and its HTTP input, of which it says nothing when it cannot have the port.
+            host, _, port = self.settings.edge_http[one.number].rpartition(":")
+            url, itself = f"http://127.0.0.1:{one.port}/", {"Host": "alive.invalid"}
+            await self.wait(name, partial(probes.http, url, headers=itself))
+            await self.wait(name, partial(probes.tcp, host, int(port)))
+        else:
+            await self.wait(name, partial(probes.http, f"http://127.0.0.1:{one.admin}/ready"))
+
+    async def wait(
+        self, name: str, check: Callable[[], Awaitable[object]], bound: float | None = None
+    ) -> None:
+        """Waits until this check of a process passes; what it raises means "not yet". Raises NotReady."""
+        bound = _STARTING if bound is None else bound
+        deadline = asyncio.get_running_loop().time() + bound
         while True:
             try:
                 await check()
-            except (OSError, httpx2.HTTPError) as error:
+            except (OSError, httpx2.HTTPError, Unavailable) as error:
                 if asyncio.get_running_loop().time() > deadline:
-                    raise Unusable(
-                        f"{name} is not ready after {_STARTING:.0f} s: {error}; {self._tail(name)}"
+                    raise NotReady(
+                        f"{name} is not ready after {bound:.0f} s: {error}; {self._tail(name)}"
                     ) from None
                 await asyncio.sleep(0.05)
             else:
@@ -275,52 +316,3 @@ class Platform:
         log = self.supervisor.log(name)
         lines = log.read_text(errors="replace").strip().splitlines() if log.exists() else []
         return f"the last line of {log}: {lines[-1][:300]}" if lines else f"{log} is empty"
-
-
-def missing_programs() -> list[str]:
-    """The programs that are not installed."""
-    path = search_path()
-    missing = [
-        name for name in ("pushpin", "condure", "zurl", "haproxy") if shutil.which(name, path=path) is None
-    ]
-    return missing + ([] if Path(nats_server()).exists() or shutil.which(nats_server()) else ["nats-server"])
-
-
-def search_path() -> str:
-    """Where programs are looked for: HAProxy's folder is not on the path of an ordinary user."""
-    return f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
-
-
-def nats_server() -> str:
-    """The one of our virtual environment, else the one on the path."""
-    ours = Path(sys.executable).parent / "nats-server"
-    return str(ours) if ours.exists() else "nats-server"
-
-
-def with_edges(settings: Settings) -> Settings:
-    """The settings with an address for each edge replica: those given, then the first one's with ports ten apart."""
-    given: dict[str, tuple[str, ...]] = {}
-    for name in ("edge_sub", "edge_http"):
-        addresses = list(getattr(settings, name))[: settings.edges]
-        host, _, port = addresses[0].rpartition(":")
-        addresses += [f"{host}:{int(port) + 10 * number}" for number in range(len(addresses), settings.edges)]
-        given[name] = tuple(addresses)
-    return msgspec.structs.replace(settings, **given)
-
-
-def _write(path: Path, text: str) -> None:
-    """Readable by us alone: configurations hold the signing key."""
-    path.touch(mode=0o600, exist_ok=True)
-    path.write_text(text)
-
-
-async def _tcp(host: str, port: int) -> None:
-    _, writer = await asyncio.open_connection(host, port)
-    writer.close()
-
-
-async def _http(url: str, expect: int = 200) -> None:
-    async with httpx2.AsyncClient(timeout=2) as client:
-        answer = await client.get(url)
-    if answer.status_code != expect:
-        raise OSError(f"{url}: {answer.status_code} {answer.text[:200]}")

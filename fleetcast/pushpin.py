@@ -97,9 +97,11 @@ class _Replica:
             event = await recv_monitor_message(self.monitor)
             if event["event"] == zmq.EVENT_HANDSHAKE_SUCCEEDED:
                 self.connected.set()
+                metrics.EDGE_SINCE.labels(self.address).set_to_current_time()
                 log.info("edge replica connected", replica=self.address)
             else:
                 self.connected.clear()
+                metrics.EDGE_SINCE.labels(self.address).set(0)
                 log.warning("edge replica lost", replica=self.address)
 
     async def close(self) -> None:

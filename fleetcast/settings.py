@@ -178,6 +178,14 @@ def load(
     return _converted(values, "", strict=False).checked()
 
 
+def changed(settings: Settings, changes: Mapping[str, Any]) -> Settings:
+    """The settings with these values in place of theirs; texts are read as the environment's are. Raises Unusable."""
+    values = {key: getattr(settings, key) for key in Settings.__struct_fields__}
+    for key, value in _known(changes, "--set").items():
+        values[key] = _split(key, value) if isinstance(value, str) else value
+    return _converted(values, "", strict=False).checked()
+
+
 def dump(settings: Settings, *, explain: bool = False) -> str:
     """As TOML, each setting on a line; with what it means above it if asked to explain."""
     texts = _meanings() if explain else {}

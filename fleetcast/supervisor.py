@@ -17,18 +17,19 @@ from pathlib import Path
 
 _BACK_OFF = (0.2, 0.5, 1.0, 2.0, 5.0)
 _STEADY = 20.0  # a process that ran this long starts again without delay
-_GRACE = 8.0
+_GRACE = 15.0  # more than a role takes at most: see wiring._FINISH
 
 Notice = Callable[[str], None]
 
 
 @dataclass(frozen=True)
 class Program:
-    """One process: its name, its command, and its whole environment."""
+    """One process: its name, its command, its whole environment, and whether others stand on it: then it is ended last."""
 
     name: str
     command: Sequence[str]
     environment: Mapping[str, str] = field(default_factory=dict)
+    base: bool = False
 
 
 class Supervisor:
@@ -39,11 +40,11 @@ class Supervisor:
         self._notice = notice
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._processes: dict[str, asyncio.subprocess.Process] = {}
-        self._order: list[str] = []
+        self._programs: dict[str, Program] = {}  # in the order they were started
 
     def start(self, program: Program) -> None:
         """Begins to keep this program running."""
-        self._order.append(program.name)
+        self._programs[program.name] = program
         self._tasks[program.name] = asyncio.create_task(self._keep(program))
 
     def pid(self, name: str) -> int | None:
@@ -60,26 +61,41 @@ class Supervisor:
     @property
     def names(self) -> Sequence[str]:
         """All programs, in the order they were started."""
-        return tuple(self._order)
+        return tuple(self._programs)
 
     async def stop(self) -> None:
         """Ends all; what does not end by itself within a bound is killed.
 
-        The first program last: it is what the others stand on, and they finish what they have in hand.
+        The first program last, and those like it: the others stand on them, and finish what they have in hand.
         """
-        first, others = self._order[:1], self._order[1:]
-        await asyncio.gather(*(self.stop_one(name) for name in others))
-        await asyncio.gather(*(self.stop_one(name) for name in first))
+        names = list(self._programs)
+        last = [name for name in names if self._programs[name].base or name == names[0]]
+        await asyncio.gather(*(self.stop_one(name) for name in names if name not in last))
+        await asyncio.gather(*(self.stop_one(name) for name in last))
 
     async def stop_one(self, name: str, sign: signal.Signals = signal.SIGTERM) -> None:
         """Ends one for good."""
-        self._order.remove(name)
-        task = self._tasks.pop(name)
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
-        process = self._processes.pop(name, None)
-        if process is not None:
+        del self._programs[name]
+        await self._cease(name, sign)
+
+    async def restart(self, name: str, program: Program | None = None) -> None:
+        """Ends one as `stop_one` does and starts it again at once, in its place: it did not die, so nothing is said.
+
+        With `program`, of the same name, that is what runs from now on.
+        """
+        self._programs[name] = program or self._programs[name]
+        await self._cease(name, signal.SIGTERM)
+        if name in self._programs:  # else it was ended for good meanwhile
+            self.start(self._programs[name])
+
+    async def _cease(self, name: str, sign: signal.Signals) -> None:
+        if (task := self._tasks.pop(name, None)) is not None:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+        # It stays known until it has ended: should we be cancelled here, `stop` still finds it.
+        if (process := self._processes.get(name)) is not None:
             await _end(process, sign)
+            self._processes.pop(name, None)
 
     def log(self, name: str) -> Path:
         """Where a program's output goes."""

@@ -33,7 +33,9 @@ from fleetcast.subjects import PACKETS
 
 log = structlog.get_logger()
 
-_FINISH = 5  # seconds that requests in hand get at SIGTERM
+# Seconds that requests in hand get at SIGTERM; a batch gets two more. With a nats-server that hangs, handing over and
+# closing take five on top of that: the worst case is 12.
+_FINISH = 5
 
 
 class Seams:

@@ -13,7 +13,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fleetcast.haproxy import configuration, connections, files_needed
+from fleetcast.haproxy import (
+    configuration,
+    connections,
+    edge_server,
+    files_needed,
+    most_connections,
+    origin_server,
+)
 from fleetcast.pushpin import client_maxconn
 from fleetcast.pushpin import configuration as pushpin_configuration
 from fleetcast.settings import Settings
@@ -125,6 +132,36 @@ def test_each_origin_is_checked_on_its_own_port() -> None:
         "server origin0 127.0.0.1:8090 check port 8074",
         "server origin1 127.0.0.1:8091 check port 8075",
     ]
+
+
+def test_numbers_may_have_gaps_after_a_removal() -> None:
+    text = configuration(with_edges(3), {0: ORIGINS[0], 4: ORIGINS[1]}, Path("/run"), edges=[0, 2], most=777)[
+        "haproxy.cfg"
+    ]
+    found = sections(text)
+    servers = [line for line in found["backend plain"] if line.startswith("server ")]
+    assert servers == ["server edge0 127.0.0.1:8100", "server edge2 127.0.0.1:8120"]
+    assert "server origin4 127.0.0.1:8091 check port 8075" in found["backend origins"]
+    assert "maxconn 777" in found["global"]
+
+
+def test_a_server_that_is_added_is_as_those_of_the_file() -> None:
+    """HAProxy gives an added server nothing of `default-server`."""
+    found = rendered()
+    for backend in ("streams", "plain"):
+        (default,) = [line for line in found[f"backend {backend}"] if line.startswith("default-server ")]
+        whole = f"127.0.0.1:8110 {default.removeprefix('default-server ')}"
+        assert edge_server(Settings(), 1, backend) == whole
+    (default,) = [line for line in found["backend origins"] if line.startswith("default-server ")]
+    whole = f"127.0.0.1:8090 check port 8074 {default.removeprefix('default-server ')}"
+    assert origin_server(*ORIGINS[0]) == whole
+
+
+def test_there_is_room_for_edges_that_are_added_as_far_as_there_are_files() -> None:
+    ours = with_edges(2, edge_connections=1000)
+    assert most_connections(ours, 1_000_000) == connections(with_edges(4, edge_connections=1000))
+    assert connections(ours) < most_connections(ours, 6_400) == 3_000
+    assert most_connections(ours, 100) == connections(ours)
 
 
 def test_a_phone_is_told_in_band() -> None:

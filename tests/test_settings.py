@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fleetcast.errors import Unusable
-from fleetcast.settings import PREFIX, Settings, dump, is_loopback, load
+from fleetcast.settings import PREFIX, Settings, changed, dump, is_loopback, load
 
 TEXTS = st.text(st.characters(codec="utf-8", exclude_characters="\x7f"))
 CHANGES: dict[str, st.SearchStrategy[Any]] = {
@@ -257,3 +257,25 @@ def test_a_name_is_loopback_if_all_its_addresses_are(
 
     monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
     assert is_loopback("a-name") is loopback
+
+
+def test_some_are_changed_by_texts_or_values() -> None:
+    ours = Settings(front_port=9000)
+    found = changed(ours, {"enrichers": "a, b:c", "window": "20", "batch_packets": 7})
+    assert (found.enrichers, found.window, found.batch_packets) == (("a", "b:c"), 20.0, 7)
+    assert found.front_port == 9000
+    assert changed(ours, {"enrichers": ["a"]}).enrichers == ("a",)
+    assert changed(ours, {}) == ours
+
+
+@pytest.mark.parametrize(
+    ("changes", "word"),
+    [
+        ({"speed": "1"}, "--set: speed is not a setting"),
+        ({"window": "soon"}, "window"),
+        ({"max_state": "2048"}, "max_state"),
+    ],
+)
+def test_a_change_that_will_not_do_is_named(changes: dict[str, str], word: str) -> None:
+    with pytest.raises(Unusable, match=word):
+        changed(Settings(), changes)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import sys
@@ -161,6 +162,64 @@ async def test_the_first_is_ended_last(run: Run) -> None:
     await run.supervisor.stop()
     assert "bye" in run.log("one")
     assert not runs(base)
+
+
+async def test_several_can_be_what_the_others_stand_on(run: Run) -> None:
+    for name in ("base-0", "base-1"):
+        run.supervisor.start(Program(name, [sys.executable, "-c", POLITE], base=True))
+    bases = [await run.up("base-0"), await run.up("base-1")]
+    kill = "".join(f"os.kill({pid}, 0); " for pid in bases)
+    run.start("one", POLITE.replace('print("bye"', f'import os; {kill}print("bye"'))
+    await run.up("one")
+    await run.supervisor.stop()
+    assert "bye" in run.log("one")
+    assert not any(runs(pid) for pid in bases)
+
+
+async def test_a_restart_is_in_good_order_in_its_place_and_no_death(run: Run) -> None:
+    run.start("one", POLITE)
+    run.start("two", POLITE)
+    first, other = await run.up("one"), await run.up("two")
+    await run.supervisor.restart("one")
+    second = await run.up("one", 2)
+    assert "bye" in run.log("one")
+    assert not runs(first)
+    assert (run.supervisor.pid("one"), run.supervisor.pid("two")) == (second, other)
+    assert run.supervisor.names == ("one", "two")
+    assert not run.notices
+    os.kill(second, signal.SIGKILL)  # it is kept running as before
+    await run.up("one", 3)
+    assert len(run.notices) == 1
+
+
+async def test_a_restart_can_be_with_another_program(run: Run) -> None:
+    run.start("one", WAITS)
+    await run.up("one")
+    await run.supervisor.restart("one", Program("one", [sys.executable, "-c", "print('new')\n" + WAITS]))
+    pid = await run.up("one", 2)
+    os.kill(pid, signal.SIGKILL)
+    await run.up("one", 3)
+    assert run.log("one").count("new\n") == 2
+
+
+async def test_a_restart_of_what_waits_to_start_again_starts_it_now(run: Run) -> None:
+    run.start("one", "raise SystemExit(1)")
+    await until(lambda: len(run.notices) >= 3)
+    await run.supervisor.restart("one", Program("one", [sys.executable, "-c", WAITS]))
+    await run.up("one")
+
+
+async def test_stop_during_a_restart_leaves_nothing(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fleetcast.supervisor._GRACE", 0.5)
+    run.start("one", STUBBORN)
+    pid = await run.up("one")
+    restarting = asyncio.create_task(run.supervisor.restart("one"))
+    await asyncio.sleep(0)
+    await run.supervisor.stop()
+    await restarting
+    assert not runs(pid)
+    assert run.supervisor.names == ()
+    assert run.supervisor.pid("one") is None
 
 
 async def test_what_does_not_end_by_itself_is_killed(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

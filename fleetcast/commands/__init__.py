@@ -17,6 +17,7 @@ from fleetcast.commands import (
     prove,
     rejected,
     roles,
+    roll,
     settings,
     simulate,
     tail,
@@ -30,6 +31,7 @@ try:
   fleetcast demo --seconds 30      the whole platform with simulated cars and phones, and a verdict
   fleetcast up                     the platform alone; then, from another terminal:
   fleetcast simulate cars --cars 20
+  fleetcast roll all               replaces what runs, and loses nothing
   curl -N -H 'Accept: text/event-stream' http://127.0.0.1:8080/v1/vehicles/car-00001/events
 
 Settings come from --config FILE (TOML), then from the environment (FLEETCAST_FRONT_PORT=9000), then from
@@ -49,7 +51,7 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("--config", type=Path, default=config, metavar="FILE", help="settings, in TOML")
     top.add_argument("--data", metavar="DIR", help="where everything is kept (setting `data`)")
     commands = top.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for module in (demo, up, simulate, tail, explain, rejected, backup, prove, doctor, settings, roles):
+    for module in (demo, up, roll, simulate, tail, explain, rejected, backup, prove, doctor, settings, roles):
         module.add_commands(commands)
     return top
 

@@ -20,6 +20,7 @@ import httpx2
 import msgspec
 from prometheus_client.parser import text_string_to_metric_families
 
+from fleetcast.commands import roll
 from fleetcast.errors import FleetcastError, Unusable
 from fleetcast.jetstream import Connection, connect
 from fleetcast.platform import Platform
@@ -114,6 +115,7 @@ class _Demo:
         """Start, drive, stop, judge: the order matters, see each step."""
         async with AsyncExitStack() as stack:
             await stack.enter_async_context(self.platform)
+            await stack.enter_async_context(roll.served(self.platform))
             connection = await connect(self.platform.settings, "fleetcast-demo")
             stack.push_async_callback(connection.close)
             await _drained(connection)
@@ -231,16 +233,16 @@ class _Counters:
     """What the consume processes count, summed over their restarts."""
 
     def __init__(self, platform: Platform) -> None:
-        self._ports = {
-            name: port for name, port in platform.admin_ports.items() if name.startswith("consume")
-        }
+        self._platform = platform
         self._last: dict[tuple[str, str, str], float] = {}
         self._sum: dict[tuple[str, str, str], float] = {}
 
     async def read(self) -> None:
         """Adds what has been counted since the last time; a process that is away is left out."""
         async with httpx2.AsyncClient(timeout=2) as client:
-            for name, port in self._ports.items():
+            for name, port in self._platform.admin_ports.items():
+                if not name.startswith("consume"):
+                    continue
                 with suppress(httpx2.HTTPError):
                     self._add(name, (await client.get(f"http://127.0.0.1:{port}/metrics")).text)
 

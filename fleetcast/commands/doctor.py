@@ -23,7 +23,8 @@ from rich.console import Console
 
 from fleetcast import enrich, haproxy, jetstream, natsserver, pushpin, traps
 from fleetcast.errors import FleetcastError, Unusable
-from fleetcast.platform import nats_server, search_path, with_edges
+from fleetcast.layout import with_edges
+from fleetcast.machine import nats_server, search_path
 from fleetcast.settings import Settings
 from fleetcast.subjects import LIVE, PACKETS, REJECTED
 from fleetcast.traps import Finding

@@ -8,6 +8,7 @@ import signal
 import sys
 from typing import Any
 
+from fleetcast.commands import roll
 from fleetcast.platform import Platform
 from fleetcast.settings import Settings
 
@@ -48,8 +49,9 @@ async def run(arguments: argparse.Namespace, settings: Settings) -> int:
             say(
                 f"open for development: no credentials, loopback only. Vehicles send to {platform.ingest_url}"
             )
-            print(f"ready {platform.url}", flush=True)
-            await stop.wait()
+            async with roll.served(platform):
+                print(f"ready {platform.url}", flush=True)
+                await stop.wait()
         say("stopping")
     finally:
         await platform.stop()

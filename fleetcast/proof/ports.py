@@ -76,9 +76,9 @@ def short_folder() -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def platform_settings(folder: Path, **changes: Any) -> Settings:
+def platform_settings(folder: Path, spare: int = 0, **changes: Any) -> Settings:
     """Settings for a platform under `folder`, every port free and another one."""
-    edges, consumers, origins = (changes.get(name, 2) for name in ("edges", "consumers", "origins"))
+    edges, consumers, origins = (changes.get(name, 2) + spare for name in ("edges", "consumers", "origins"))
     ports = free_ports(10 * edges + 6 + consumers + 2 * origins)
     edge, one_each = ports[0], ports[10 * edges :]
     given: dict[str, Any] = {

@@ -62,6 +62,9 @@ class _Acked(msgspec.Struct):
     refused: str
 
 
+_SPARE = 2  # ports for so many edges, consumes and origins that are added while it runs
+
+
 class _Seen(msgspec.Struct):
     events: list[Event]
     moods: list[tuple[int, str, bool, bool]]
@@ -113,17 +116,14 @@ class World:
         self.size = size
         self.say = say
         self.vehicles = [f"proof-{number:04d}" for number in range(size.cars)]
-        self.settings = platform_settings(
-            folder,
-            **{
-                "partitions": 16,
-                "window": size.window,
-                "enrichers": (f"{RULES}:enrich",),
-                "edge_connections": max(200, size.phones + 100),
-                "log": "json",
-            }
-            | changes,
-        )
+        given: dict[str, Any] = {
+            "partitions": 16,
+            "window": size.window,
+            "enrichers": (f"{RULES}:enrich",),
+            "edge_connections": max(200, size.phones + 100),
+            "log": "json",
+        }
+        self.settings = platform_settings(folder, _SPARE, **(given | changes))
         self.oracle = Oracle(seed, self.vehicles, size.window)
         self.notices: list[str] = []
         self.wires: dict[str, Wire] = {}

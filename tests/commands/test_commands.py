@@ -30,6 +30,8 @@ def test_help_teaches() -> None:
     [
         "demo",
         "up",
+        "roll",
+        "scale",
         "ingest",
         "consume",
         "origin",

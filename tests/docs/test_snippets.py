@@ -129,7 +129,12 @@ class Ground:
         for name, text in {**python_files(), "breaks.py": BREAKS}.items():
             (folder / name).write_text(text)
         self.settings = platform_settings(
-            folder / "d", consumers=1, origins=1, edges=1, enrichers=(*Settings().enrichers, *names, "breaks")
+            folder / "d",
+            spare=1,
+            consumers=1,
+            origins=1,
+            edges=1,
+            enrichers=(*Settings().enrichers, *names, "breaks"),
         )
         (folder / "t.toml").write_text(dump(self.settings))
         (folder / ".venv").symlink_to(sys.prefix)

@@ -207,16 +207,18 @@ class Site:
             for sample in family.samples
             if sample.name == "haproxy_server_current_sessions" and sample.labels["proxy"] == "streams"
         }
-        return [found[f"edge{number}"] for number in range(self.settings.edges)]
+        return [found[f"edge{number}"] for number in self.platform.layout.numbers("edge")]
 
 
 @asynccontextmanager
-async def site(folder: Path | None = None, **changes: Any) -> AsyncIterator[Site]:
+async def site(
+    folder: Path | None = None, kind: type[Platform] = Platform, **changes: Any
+) -> AsyncIterator[Site]:
     """`async with site(window=2.0) as here:` a whole platform, on free ports, in a folder of its own if none is given."""
     with short_folder() as own:
         settings = platform_settings(folder or own, **({"partitions": PARTITIONS} | changes))
         notes: list[str] = []
-        async with Platform(settings, notes.append) as platform, client() as outside:
+        async with kind(settings, notes.append) as platform, client() as outside:
             here = Site(platform, outside)
             here.notes = notes
             yield here

@@ -1,0 +1,35 @@
+"""Asking a server on this machine whether it is there: by a connection, by a page, by a figure of its metrics."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+
+import httpx2
+from prometheus_client.parser import text_string_to_metric_families
+
+
+async def tcp(host: str, port: int) -> None:
+    """Returns if it accepts. Raises OSError."""
+    _, writer = await asyncio.open_connection(host, port)
+    writer.close()
+
+
+async def http(url: str, expect: int = 200, headers: Mapping[str, str] | None = None) -> str:
+    """What it answers. Raises OSError or httpx2.HTTPError."""
+    async with httpx2.AsyncClient(timeout=2, trust_env=False) as client:
+        answer = await client.get(url, headers=headers)
+    if answer.status_code != expect:
+        raise OSError(f"{url}: {answer.status_code} {answer.text[:200]}")
+    return answer.text
+
+
+async def figure(url: str, name: str, counts: Callable[[Mapping[str, str]], bool] = bool) -> float:
+    """The sum of this metric's samples whose labels count, on a metrics page."""
+    page = await http(url)
+    return sum(
+        sample.value
+        for family in text_string_to_metric_families(page)
+        for sample in family.samples
+        if sample.name == name and counts(sample.labels)
+    )
