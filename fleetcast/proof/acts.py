@@ -104,7 +104,7 @@ async def deploys(wish: Wish) -> list[Row]:
     dice = random.Random(f"{wish.seed}/deploys")
     size = Size(cars=100, phones=1000, rate=100.0, moods="steady")
     with short_folder() as folder:
-        async with World(folder, wish.seed, size, wish.say, edge_connections=1100) as world:
+        async with World(folder, wish.seed, size, wish.say, wired=False) as world:
             await world.until(lambda: world.connected == size.phones, "all phones are connected", 90)
             for turn in range(2):
                 for fault in (*KEEPS, DEPLOY) if turn == 0 else KEEPS:

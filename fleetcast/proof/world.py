@@ -106,10 +106,17 @@ class ProvenPlatform(Platform):
 
 
 class World:
-    """All of it. `say` gets lines for a person."""
+    """All of it. `say` gets lines for a person. `wired`: connections can be cut; a roll of the edges asks after real ones."""
 
     def __init__(
-        self, folder: Path, seed: int, size: Size, say: Callable[[str], None], **changes: Any
+        self,
+        folder: Path,
+        seed: int,
+        size: Size,
+        say: Callable[[str], None],
+        *,
+        wired: bool = True,
+        **changes: Any,
     ) -> None:
         self.seed = seed
         self.size = size
@@ -126,6 +133,7 @@ class World:
         self.oracle = Oracle(seed, self.vehicles, size.window)
         self.notices: list[str] = []
         self.wires: dict[str, Wire] = {}
+        self._wired = wired
         self.platform = self.make_platform()
         self.connection: Connection
         self.follower: Follower
@@ -141,6 +149,8 @@ class World:
 
     def make_platform(self) -> ProvenPlatform:
         """What is proved."""
+        if not self._wired:
+            return ProvenPlatform(self.settings, self._notice, self.wires)
         ports = free_ports(2 + self.settings.edges)
         _, nats = address(self.settings)
         self.wires = {
