@@ -70,6 +70,7 @@ def add_commands(commands: Any) -> None:
         metavar="S",
         help="seconds for which updates are kept (%(default)s)",
     )
+    sub.add_argument("--first", action="store_true", help="end at the first broken promise")
     sub.add_argument(
         "--json", action="store_true", help="the table as one JSON line; progress goes to stderr"
     )
@@ -97,7 +98,7 @@ async def run(arguments: argparse.Namespace, settings: Settings) -> int:
     size = Size(arguments.cars, arguments.phones, arguments.rate, arguments.window)
     say = _clocked(sys.stderr if arguments.json else sys.stdout)
     say(f"seed {seed}")
-    wish = acts.Wish(seed, size, say, arguments.faults, tuple(arguments.only))
+    wish = acts.Wish(seed, size, say, arguments.faults, tuple(arguments.only), arguments.first)
     working = asyncio.create_task(_all(given, wish))
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, working.cancel)

@@ -96,6 +96,21 @@ async def _trap(world: World, dice: random.Random, role: str, at: str, when: str
     return met
 
 
+async def _killed_in_a_full_batch(world: World, dice: random.Random) -> bool:
+    """Stopped until packets wait, it gets a batch with poison and what comes behind it; and it is killed before it rejects."""
+    name = _one(world, dice, "consume")
+    pid = await world.running(name)
+    with suppress(OSError):
+        await world.trap(name, {"at": "reject", "when": "before", "do": "kill"})
+    await world.hold(name, dice.uniform(2, 3))
+    with suppress(FleetcastError):
+        await world.until(lambda: world.pid(name) != pid, f"{name} meets a trap", 15)
+        return True
+    with suppress(OSError):
+        await world.trap(name, {"at": ""})
+    return False
+
+
 async def _wire(world: World, dice: random.Random, name: str, how: str) -> bool:
     wire = world.wires[_wire_name(world, dice, name)]
     if how == "cut":
@@ -209,6 +224,7 @@ ALL: tuple[Fault, ...] = (
     Fault(
         "consume killed after reject", partial(_trap, role="consume", at="reject", when="after", do="kill")
     ),
+    Fault("consume killed before reject, packets behind it", _killed_in_a_full_batch),
     *(
         Fault(
             f"consume stalled {when} commit, woken after its partitions moved",

@@ -138,6 +138,7 @@ class World:
         self.laggards = ""
         self.refused = ""
         self._final: list[tuple[int, int, int]] | None = None
+        self.ends_at_first = False
         self._resent = 0
         self._queue_process: int | None = None
         self._first_epoch = ""
@@ -314,6 +315,11 @@ class World:
 
     # Level
 
+    @property
+    def over(self) -> bool:
+        """Whether a promise is broken, and that is all that was asked."""
+        return self.ends_at_first and not all(row.clean for row in self.oracle.rows.values())
+
     async def heal(self, since: float, bound: float = HEAL_BOUND) -> float | None:
         """Seconds from `since` (monotonic) until the phones were level again, to stay so; None if not within the bound.
 
@@ -322,7 +328,7 @@ class World:
         history: deque[tuple[float, Mapping[str, int]]] = deque()
         last_bad = since
         acked = self.oracle.all_acked
-        while (now := time.monotonic()) - last_bad < _STAYS:
+        while (now := time.monotonic()) - last_bad < _STAYS and not self.over:
             history.append((now, self.oracle.due()))
             while len(history) > 1 and history[1][0] <= now - _LAG:
                 history.popleft()
