@@ -1,7 +1,7 @@
 # Two commands matter: `make demo` and `make test`. Both first install what is missing.
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup setup-test demo test check format lock fresh clean
+.PHONY: help setup setup-test demo test test-all check format lock fresh clean
 
 bin := .venv/bin
 
@@ -19,6 +19,9 @@ demo: setup ## the whole platform with cars and phones; ARGS="--seconds 30" ends
 
 test: check ## check, then every test (TESTS="tests/test_sse.py -k name" for some)
 	@$(bin)/pytest -n 2 $(TESTS)
+
+test-all: test ## test, then the mutants: bugs that the proof must find (MUTANTS="name name" for some)
+	@$(bin)/python -m tests.mutants.run $(MUTANTS)
 
 check: setup-test ## style, types and the direction of imports
 	@$(bin)/ruff check --quiet --output-format concise

@@ -64,6 +64,14 @@ def add_commands(commands: Any) -> None:
         help="packets a second of all cars (%(default)s)",
     )
     sub.add_argument(
+        "--window",
+        type=float,
+        default=size.window,
+        metavar="S",
+        help="seconds for which updates are kept (%(default)s)",
+    )
+    sub.add_argument("--first", action="store_true", help="end at the first broken promise")
+    sub.add_argument(
         "--json", action="store_true", help="the table as one JSON line; progress goes to stderr"
     )
     sub.add_argument("--list", action="store_true", help="the faults by name, and nothing else")
@@ -81,14 +89,16 @@ async def run(arguments: argparse.Namespace, settings: Settings) -> int:
             raise Unusable(f"prove: {name} is not an act; there are {', '.join(acts.ACTS)}")
     if arguments.cars < 1 or arguments.phones < 1 or arguments.rate <= 0 or arguments.faults < 1:
         raise Unusable("prove: --cars, --phones, --rate and --faults must be positive")
+    if arguments.window < 5:
+        raise Unusable("prove: --window must be 5 or more: healing takes seconds")
     if arguments.only and not acts.fault_names(arguments.only):
         raise Unusable("prove: no fault has a name like that; --list says them all")
     configure_logging(msgspec.structs.replace(settings, log_level="error"), "prove")
     seed = secrets.randbelow(1_000_000) if arguments.seed is None else arguments.seed
-    size = Size(arguments.cars, arguments.phones, arguments.rate)
+    size = Size(arguments.cars, arguments.phones, arguments.rate, arguments.window)
     say = _clocked(sys.stderr if arguments.json else sys.stdout)
     say(f"seed {seed}")
-    wish = acts.Wish(seed, size, say, arguments.faults, tuple(arguments.only))
+    wish = acts.Wish(seed, size, say, arguments.faults, tuple(arguments.only), arguments.first)
     working = asyncio.create_task(_all(given, wish))
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, working.cancel)

@@ -26,13 +26,14 @@ _DISK = 200_000_000
 
 
 class Wish(msgspec.Struct, frozen=True):
-    """What somebody wants proved: `count` and `only` are the act `faults`'s."""
+    """What somebody wants proved: `count`, `only` and `first` (it ends at the first broken promise) are the act `faults`'s."""
 
     seed: int
     size: Size
     say: Say
     count: int = 40
     only: tuple[str, ...] = ()
+    first: bool = False
 
 
 class Act(msgspec.Struct, frozen=True):
@@ -51,6 +52,7 @@ async def faults(wish: Wish) -> list[Row]:
     """Faults from the schedule; new enrichers are deployed half way, unless only some faults are wanted."""
     with short_folder() as folder:
         async with World(folder, wish.seed, wish.size, wish.say) as world:
+            world.ends_at_first = wish.first
             await asyncio.sleep(1)
             planned = schedule(wish.seed, wish.count, wish.only)
             if not wish.only:
@@ -58,6 +60,8 @@ async def faults(wish: Wish) -> list[Row]:
             for number, fault in enumerate(planned):
                 dice = random.Random(f"{wish.seed}/{number}")
                 await one(world, fault, dice, f"{number + 1}/{len(planned)}")
+                if world.over:
+                    return finished(world)
             await world.settle()
             return finished(world)
 

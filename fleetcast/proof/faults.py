@@ -17,12 +17,15 @@ from pathlib import Path
 import msgspec
 
 from fleetcast.errors import FleetcastError, Unusable
+from fleetcast.proof.packets import BOOT_AFTER
 from fleetcast.proof.world import World
 
 Run = Callable[[World, random.Random], Awaitable[bool]]
 
 STALL = 14.0
 """Seconds that a consume process stands still for its partitions to move: more than its silence and its pins may last."""
+
+_AGAIN, _AGAIN_CARS = 5, 10
 
 
 class Fault(msgspec.Struct, frozen=True):
@@ -93,6 +96,21 @@ async def _trap(world: World, dice: random.Random, role: str, at: str, when: str
     return met
 
 
+async def _killed_in_a_full_batch(world: World, dice: random.Random) -> bool:
+    """Stopped until packets wait, it gets a batch with poison and what comes behind it; and it is killed before it rejects."""
+    name = _one(world, dice, "consume")
+    pid = await world.running(name)
+    with suppress(OSError):
+        await world.trap(name, {"at": "reject", "when": "before", "do": "kill"})
+    await world.hold(name, dice.uniform(2, 3))
+    with suppress(FleetcastError):
+        await world.until(lambda: world.pid(name) != pid, f"{name} meets a trap", 15)
+        return True
+    with suppress(OSError):
+        await world.trap(name, {"at": ""})
+    return False
+
+
 async def _wire(world: World, dice: random.Random, name: str, how: str) -> bool:
     wire = world.wires[_wire_name(world, dice, name)]
     if how == "cut":
@@ -124,6 +142,32 @@ async def drop(world: World, dice: random.Random) -> bool:
     """Every phone's connection ends at once, and they all come back."""
     world.phones.tell({"drop": True})
     await asyncio.sleep(0.2)
+    return True
+
+
+async def _anew(world: World, dice: random.Random) -> bool:
+    """Every phone comes back without its last event id, while packets come."""
+    world.phones.tell({"anew": True})
+    await asyncio.sleep(0.2)
+    return True
+
+
+async def _away(world: World, dice: random.Random) -> bool:
+    """Phones come back when what they missed is kept no more; true if they were told so."""
+    before, seconds = world.oracle.resets, world.size.window + 3
+    world.phones.tell({"away": seconds})
+    await asyncio.sleep(seconds)
+    with suppress(FleetcastError):
+        await world.until(lambda: world.oracle.resets > before, "phones get a reset", 10)
+    return world.oracle.resets > before
+
+
+async def _again(world: World, dice: random.Random) -> bool:
+    """Packets that were acknowledged come once more, as by MQTT, or later than the queue knows their ids."""
+    for vehicle in dice.sample(world.vehicles, min(_AGAIN_CARS, len(world.vehicles))):
+        upto = world.oracle.sent(vehicle)
+        for n in range(max(upto - _AGAIN, upto - upto % BOOT_AFTER), upto):
+            await world.put_again(vehicle, n)
     return True
 
 
@@ -180,6 +224,7 @@ ALL: tuple[Fault, ...] = (
     Fault(
         "consume killed after reject", partial(_trap, role="consume", at="reject", when="after", do="kill")
     ),
+    Fault("consume killed before reject, packets behind it", _killed_in_a_full_batch),
     *(
         Fault(
             f"consume stalled {when} commit, woken after its partitions moved",
@@ -207,4 +252,7 @@ ALL: tuple[Fault, ...] = (
         for role in ("consume", "origin", "ingest")
     ),
     Fault("all phones come back at once", drop),
+    Fault("all phones begin anew", _anew),
+    Fault("phones away for longer than the window", _away),
+    Fault("packets sent again that the queue does not know", _again),
 )

@@ -46,14 +46,16 @@ class Follower:
 
     async def _read(self) -> int:
         client = self._connection.client
-        inbox = client.new_inbox()
-        answers = await client.subscribe(inbox, pending_bytes_limit=-1, pending_msgs_limit=-1)
+        inbox, came = client.new_inbox(), asyncio.Queue[Msg]()
+        # By a callback: the client's own `next_msg` can swallow a cancelling in Python 3.11, and this would never end.
+        answers = await client.subscribe(inbox, cb=came.put, pending_bytes_limit=-1, pending_msgs_limit=-1)
         try:
             wanted = {"seq": self.position + 1, "batch": _BATCH, "next_by_subj": "update.*.*"}
             await client.publish(f"$JS.API.DIRECT.GET.{LIVE}", msgspec.json.encode(wanted), reply=inbox)
             count = 0
             while True:
-                message: Msg = await answers.next_msg(timeout=5)
+                async with asyncio.timeout(5):
+                    message = await came.get()
                 headers: dict[str, str] = message.headers or {}
                 if "Nats-Subject" not in headers:
                     return count

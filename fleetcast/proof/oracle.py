@@ -19,6 +19,7 @@ from fleetcast.proof.rows import Row
 
 MOST_NOTES = 40
 RULES = "Proof.Rules"
+_CLOCKS = 0.001  # seconds: two processes of one machine read the same clock
 
 _canonical = msgspec.json.Encoder(order="sorted")
 
@@ -78,8 +79,8 @@ class _Vehicle:
         self.views = array("L")  # by version: of the view it makes
         self.stored = array("d")  # by version: when, seconds since 1970
         self.waiting: list[
-            tuple[int, int, int]
-        ] = []  # (phone, version, checksum) seen before we read LIVE so far
+            tuple[int, int, int, float]
+        ] = []  # (phone, version, checksum, when) seen before we read LIVE so far
 
     @property
     def due(self) -> int:
@@ -178,8 +179,8 @@ class Oracle:
         fold.version = version
         if one.waiting:
             waiting, one.waiting = one.waiting, []
-            for phone, seen, checksum in waiting:
-                self._same_update(one, phone, seen, checksum)
+            for phone, seen, checksum, when in waiting:
+                self._same(one, phone, seen, checksum, when)
 
     def _misplaced(self, one: _Vehicle, vehicle: str, name: str, due: str) -> None:
         boot, _, seq = name.partition("/")
@@ -198,10 +199,11 @@ class Oracle:
 
     # Phones
 
-    def listens(self, phone: int, vehicle: str, *, awake: bool, again: bool) -> None:
-        """A phone opened its stream (`awake`), or does not want one now; `again`: with its last event id."""
+    def listens(self, phone: int, vehicle: str, *, awake: bool, again: bool, anew: bool = False) -> None:
+        """A phone opened its stream (`awake`), or does not want one now; `again`: with its last event id, `anew`: without."""
         one = self._phones.setdefault(phone, _Phone(vehicle))
         one.awake = awake
+        one.snapshot_due |= anew
         self.returns += again
 
     def event(self, event: Event) -> None:
@@ -242,12 +244,8 @@ class Oracle:
             )
         one.snapshot_due = False
         one.epoch, one.version = event.epoch, event.version
-        if event.epoch == self.epoch and event.version < len(vehicle.views):
-            if vehicle.views[event.version] != event.checksum:
-                self.row.lost += 1
-                self._say(f"{who} got a snapshot of {event.version} that is not what its packets come to")
-        elif event.epoch == self.epoch and event.version > 0:
-            vehicle.waiting.append((event.phone, event.version, -event.checksum))
+        if event.epoch == self.epoch:
+            self._same(vehicle, event.phone, event.version, -event.checksum, event.when)
 
     def _update(self, event: Event, one: _Phone, vehicle: _Vehicle, who: str) -> None:
         at = f"{event.prev}->{event.version}"
@@ -268,17 +266,27 @@ class Oracle:
         if (
             event.epoch == self.epoch
         ):  # what was still on its way before a restore is judged by its order alone
-            self._same_update(vehicle, event.phone, event.version, event.checksum)
+            self._same(vehicle, event.phone, event.version, event.checksum, event.when)
 
-    def _same_update(self, vehicle: _Vehicle, phone: int, version: int, checksum: int) -> None:
-        columns = (vehicle.updates, checksum) if checksum >= 0 else (vehicle.views, -checksum)
+    def _same(self, vehicle: _Vehicle, phone: int, version: int, checksum: int, when: float) -> None:
+        """What a phone saw is what LIVE took, and took before; a snapshot's checksum comes with a minus."""
         if version >= len(vehicle.updates):
-            vehicle.waiting.append((phone, version, checksum))
-        elif columns[0][version] != columns[1]:
+            vehicle.waiting.append((phone, version, checksum, when))
+            return
+        columns = (vehicle.updates, checksum) if checksum >= 0 else (vehicle.views, -checksum)
+        if columns[0][version] != columns[1]:
             self.row.lost += 1
             self._say(f"phone {phone}: version {version} is not what LIVE took")
+        elif when < vehicle.stored[version] - _CLOCKS:
+            self.row.reordered += 1
+            early = vehicle.stored[version] - when
+            self._say(f"phone {phone} saw version {version} {early:.3f} s before LIVE took it")
 
     # How far
+
+    def sent(self, vehicle: str) -> int:
+        """How many of its packets were acknowledged."""
+        return self._vehicles[vehicle].acked
 
     @property
     def all_acked(self) -> int:

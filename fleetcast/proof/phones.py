@@ -5,10 +5,12 @@
     sleepy     goes away for a while, most often for less than the window
     slow       reads 1 kB a second for a while, then catches up
 
-All come back with their last event id. They check nothing: what they saw is reported, and the oracle judges.
-In: {"drop": true} makes all come back at once; {"calm": true} ends all moods; {"final": true} asks what each shows.
-Out: each tenth of a second {"events": […], "moods": [[phone, vehicle, awake, again], …], "connected", "closed", "refused": how
-many}, and once asked "final": [[phone, version, checksum], …].
+All come back with their last event id, unless told otherwise. They check nothing: what they saw is reported, and the oracle
+judges.
+In: {"drop": true} makes all come back at once; {"anew": true} the same, without their last event id; {"away": seconds} sends
+every third away for so long; {"calm": true} ends all moods; {"final": true} asks what each shows.
+Out: each tenth of a second {"events": […], "moods": [[phone, vehicle, awake, again, anew], …], "connected", "closed",
+"refused": how many}, and once asked "final": [[phone, version, checksum], …].
 """
 
 from __future__ import annotations
@@ -62,18 +64,26 @@ class Phone:
         self.line: Line | None = None
         self.dropping = asyncio.Event()
         self.connected = False
+        self.forgets = False
+        self.away = 0.0
 
     async def follow(self) -> None:
         """Its life."""
         while True:
             retry = await self._stream()
+            if self.away:
+                seconds, self.away = self.away, 0.0
+                self.crowd.said(self, awake=False)
+                await self.crowd.calm_or(seconds)
+            if self.forgets:
+                self.forgets, self.last, self.version, self.signals = False, "", -1, {}
             await asyncio.sleep((retry or 400) / 1000 * self.dice.uniform(0.5, 1.5))
 
     async def _stream(self) -> int | None:
         """One stream to its end; the `retry` that it named."""
         mood = "steady" if self.crowd.calm else self.mood
         parser = sse.Parser(self.last)
-        self.crowd.said(self, awake=mood != "slow", again=bool(self.last))
+        self.crowd.said(self, awake=mood != "slow", again=bool(self.last), anew=not self.last)
         line: Line | None = None
         wanted = False  # whether the phone itself ended it
         try:
@@ -101,7 +111,7 @@ class Phone:
             if line is not None and not (wanted and self.crowd.leave_behind(line, self.dice)):
                 line.close()
         if wanted and mood == "sleepy" and not self.crowd.calm:
-            self.crowd.said(self, awake=False, again=False)
+            self.crowd.said(self, awake=False)
             window = self.crowd.window
             oversleeps = self.dice.random() < _OVERSLEEPS
             await self.crowd.calm_or(window + 5 if oversleeps else self.dice.uniform(0.5, window * 0.5))
@@ -123,7 +133,7 @@ class Phone:
                 self._take(answer.take(), parser, now)
                 if mood == "slow" and (self.crowd.calm or now > until):
                     mood = "steady"  # reads on, as fast as it can
-                    self.crowd.said(self, awake=True, again=False)
+                    self.crowd.said(self, awake=True)
                 ends = now > until and mood in ("restless", "sleepy") and not self.crowd.calm
                 if ends or dropping.done():
                     return True
@@ -197,7 +207,7 @@ class Phones(Driver):
         self.calm = False
         self.closed = self.refused = 0
         self.events: list[Event] = []
-        self.moods: list[tuple[int, str, bool, bool]] = []
+        self.moods: list[tuple[int, str, bool, bool, bool]] = []
         self.phones = [
             Phone(
                 n,
@@ -211,9 +221,9 @@ class Phones(Driver):
         self._left: set[Line] = set()
         self._final = False
 
-    def said(self, phone: Phone, *, awake: bool, again: bool) -> None:
+    def said(self, phone: Phone, *, awake: bool, again: bool = False, anew: bool = False) -> None:
         """A phone wants to listen, or not."""
-        self.moods.append((phone.number, phone.vehicle, awake, again))
+        self.moods.append((phone.number, phone.vehicle, awake, again, anew))
 
     def leave_behind(self, line: Line, dice: random.Random) -> bool:
         """Half of those that change networks cannot close: the old connection stays for a while, unread."""
@@ -239,7 +249,14 @@ class Phones(Driver):
         if "calm" in command:
             self.calm = bool(command["calm"])
             (self._calmed.set if self.calm else self._calmed.clear)()
-        if command.get("drop"):
+        if command.get("anew"):
+            for phone in self.phones:
+                phone.forgets = True
+        if "away" in command:
+            for phone in self.phones[::3]:
+                phone.away = float(str(command["away"]))
+                phone.dropping.set()
+        if command.get("drop") or command.get("anew"):
             for phone in self.phones:
                 phone.dropping.set()
         if command.get("final"):

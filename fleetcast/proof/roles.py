@@ -37,6 +37,8 @@ from fleetcast.update import Update
 
 T = TypeVar("T")
 
+_ON_ITS_WAY = 0.02
+
 ROLES = {"ingest": wiring.run_ingest, "consume": wiring.run_consume, "origin": wiring.run_origin}
 
 
@@ -62,17 +64,19 @@ class Trap:
     async def around(self, at: str, work: Callable[[], Awaitable[T]], lost: type[Exception]) -> T:
         """Does the work, and what the trap says before or after it."""
         if self.at == at and self.when == "before":
-            self._spring()
+            await self._spring()
         done = await work()
         if self.at == at and self.when == "after":
             if self.do == "lose":
                 self.at = ""
                 raise lost("its answer was lost: the proof took it")
-            self._spring()
+            await self._spring()
         return done
 
-    def _spring(self) -> None:
+    async def _spring(self) -> None:
         self.at = ""
+        # Acks and items are sent and not waited for: were they still in this process, they would never have been sent.
+        await asyncio.sleep(_ON_ITS_WAY)
         os.kill(os.getpid(), signal.SIGSTOP if self.do == "stop" else signal.SIGKILL)
 
 

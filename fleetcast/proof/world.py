@@ -33,11 +33,12 @@ from fleetcast.proof.client import get
 from fleetcast.proof.drivers import Driven
 from fleetcast.proof.follow import Follower
 from fleetcast.proof.oracle import Event, Oracle
+from fleetcast.proof.packets import body
 from fleetcast.proof.ports import free_ports, platform_settings
 from fleetcast.proof.rows import Row
 from fleetcast.proof.wire import Wire
 from fleetcast.settings import Settings
-from fleetcast.subjects import LIVE, PACKETS, state_subject
+from fleetcast.subjects import ENCODING, FORM, LIVE, PACKETS, put_subject, state_subject
 
 HEAL_BOUND = 60.0
 _LAG = 0.5
@@ -68,7 +69,7 @@ _SPARE = 2  # ports for so many edges, consumes and origins that are added while
 
 class _Seen(msgspec.Struct):
     events: list[Event]
-    moods: list[tuple[int, str, bool, bool]]
+    moods: list[tuple[int, str, bool, bool, bool]]
     connected: int
     closed: int
     refused: int
@@ -144,6 +145,10 @@ class World:
         self.laggards = ""
         self.refused = ""
         self._final: list[tuple[int, int, int]] | None = None
+        self.ends_at_first = False
+        self._resent = 0
+        self._queue_process: int | None = None
+        self._first_epoch = ""
         self._stack = AsyncExitStack()
         self._following: asyncio.Task[None] | None = None
 
@@ -174,7 +179,9 @@ class World:
             self.connection = await connect(self.settings, "fleetcast-proof")
             self._stack.push_async_callback(self.connection.close)
             info = await self.connection.api(f"STREAM.INFO.{LIVE}")
+            self._queue_process = self.pid("nats-server")
             self.oracle.begin(info["config"]["metadata"]["fleetcast.epoch"])
+            self._first_epoch = self.oracle.epoch
             self.follower = Follower(self.connection, self.oracle.committed)
             self._follow()
             self.phones = await Driven.start(
@@ -225,8 +232,8 @@ class World:
 
     def _on_phones(self, line: bytes) -> None:
         said = msgspec.json.decode(line, type=_Seen)
-        for phone, vehicle, awake, again in said.moods:
-            self.oracle.listens(phone, vehicle, awake=awake, again=again)
+        for phone, vehicle, awake, again, anew in said.moods:
+            self.oracle.listens(phone, vehicle, awake=awake, again=again, anew=anew)
         for event in said.events:
             self.oracle.event(event)
         self.connected, self.closed, self.phones_refused = said.connected, said.closed, said.refused
@@ -275,6 +282,15 @@ class World:
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
 
+    async def put_again(self, vehicle: str, n: int) -> None:
+        """Packet n once more into the queue, without the id that the queue would know it by. Raises FleetcastError."""
+        content, kind, encoding = body(self.seed, vehicle, n)
+        headers = {FORM: kind, ENCODING: encoding}
+        self._resent += 1
+        answer = await self.connection.request(put_subject(vehicle), content, headers, timeout=10)
+        if "error" in msgspec.json.decode(answer):
+            raise FleetcastError(f"the queue does not take {vehicle}'s packet again")
+
     async def wake(self, name: str) -> None:
         """SIGCONT, to one that a trap stopped."""
         with suppress(ProcessLookupError):
@@ -314,6 +330,11 @@ class World:
 
     # Level
 
+    @property
+    def over(self) -> bool:
+        """Whether a promise is broken, and that is all that was asked."""
+        return self.ends_at_first and not all(row.clean for row in self.oracle.rows.values())
+
     async def heal(self, since: float, bound: float = HEAL_BOUND) -> float | None:
         """Seconds from `since` (monotonic) until the phones were level again, to stay so; None if not within the bound.
 
@@ -322,7 +343,7 @@ class World:
         history: deque[tuple[float, Mapping[str, int]]] = deque()
         last_bad = since
         acked = self.oracle.all_acked
-        while (now := time.monotonic()) - last_bad < _STAYS:
+        while (now := time.monotonic()) - last_bad < _STAYS and not self.over:
             history.append((now, self.oracle.due()))
             while len(history) > 1 and history[1][0] <= now - _LAG:
                 history.popleft()
@@ -408,11 +429,24 @@ class World:
         for phone, version, checksum in self._final:
             self.oracle.level(phone, version, checksum)
         self.oracle.finish(await self._states(), await self._rejected())
+        await self._once_in_the_queue()
         await self._front()
         if self.refused:
             row.lost += 1
             row.notes.append(f"ingest refused a good packet: {self.refused}")
         return row
+
+    async def _once_in_the_queue(self) -> None:
+        """As many packets as were acknowledged, however often they were sent."""
+        # Started again, it knows no ids of packets that were acked before (a limit that the guarantees name); restored, none.
+        if (self._queue_process, self._first_epoch) != (self.pid("nats-server"), self.oracle.epoch):
+            return
+        stored = (await self.connection.api(f"STREAM.INFO.{PACKETS}"))["state"]["last_seq"] - self._resent
+        if stored != self.oracle.all_acked:
+            self.oracle.row.twice += max(0, stored - self.oracle.all_acked)
+            self.oracle.row.notes.append(
+                f"the queue took {stored} packets, and {self.oracle.all_acked} were acknowledged"
+            )
 
     async def _states(self) -> dict[str, tuple[int, dict[str, Any]]]:
         """(version, signals) of each vehicle, from the stream itself."""

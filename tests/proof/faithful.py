@@ -1,0 +1,186 @@
+"""A platform that keeps every promise, small and in memory, and what it shows the oracle: for the oracle's own tests.
+
+It folds with the product's `apply` and `diff`, so the oracle's fold is held against them as well. Packets are stored, acked,
+committed and read by the follower in any order that a test likes; phones come, go and come back.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from zlib import crc32
+
+import msgspec
+
+from fleetcast.packet import decode
+from fleetcast.proof import rules
+from fleetcast.proof.oracle import Event, Oracle, digest
+from fleetcast.proof.packets import body, is_poison, packet
+from fleetcast.state import Named, State, apply
+from fleetcast.update import Update, diff
+
+SEED, WINDOW, EPOCH = 7, 60.0, "e"
+_RULES = [Named("proof", rules.enrich)]
+
+
+@dataclass
+class Car:
+    """A vehicle on the platform: all it has been, by version."""
+
+    name: str
+    states: list[State]
+    updates: list[Update] = field(default_factory=list)
+    stored: list[float] = field(default_factory=list)
+    sent: int = 0
+    acked: int = 0
+    handled: int = 0
+    read: int = 0
+    rejected: list[str] = field(default_factory=list)
+
+
+@dataclass
+class Phone:
+    """A stream: what it shows."""
+
+    number: int
+    car: Car
+    last: str = ""
+    version: int = -1
+    signals: dict[str, object] = field(default_factory=dict)
+
+
+class Platform:
+    """Tells `oracle` all that happens, as `world.World` does."""
+
+    def __init__(self, cars: int = 1, phones: int = 1) -> None:
+        names = [f"car-{number}" for number in range(cars)]
+        self.now = 1000.0
+        self.oracle = Oracle(SEED, names, WINDOW)
+        self.oracle.begin(EPOCH)
+        self.cars = [Car(name, [State(name)]) for name in names]
+        self.phones = [Phone(number, self.cars[number % cars]) for number in range(phones)]
+        for phone in self.phones:
+            self.comes(phone)
+
+    # Cars
+
+    def send(self, car: Car) -> None:
+        """The next packet is stored. Cars send one after the other, so the one before is acked by now."""
+        self.ack(car)
+        car.sent += 1
+
+    def ack(self, car: Car) -> None:
+        while car.acked < car.sent:
+            self.oracle.acked(car.name, car.acked)
+            car.acked += 1
+
+    def commit(self, car: Car) -> None:
+        """All that is stored."""
+        while car.handled < car.sent:
+            n, before = car.handled, car.states[-1]
+            car.handled += 1
+            if is_poison(n):
+                car.rejected.append(packet(SEED, car.name, n).name)
+                continue
+            sent = decode(*body(SEED, car.name, n), 1_000_000)
+            after = apply(before, sent, "i", n + 1, "2026-01-01T00:00:00.000Z", _RULES)
+            self.now += 0.01
+            car.states.append(after)
+            car.updates.append(diff(before, after))
+            car.stored.append(self.now)
+
+    def read(self, car: Car) -> None:
+        """The follower reads what is new."""
+        while car.read < len(car.updates):
+            data = msgspec.json.encode(car.updates[car.read])
+            self.oracle.committed(car.name, data, car.stored[car.read])
+            car.read += 1
+
+    def drive(self, car: Car, packets: int = 1) -> None:
+        """So many packets, all the way to phones."""
+        for _ in range(packets):
+            self.send(car)
+            self.ack(car)
+            self.commit(car)
+            self.read(car)
+            for phone in self.phones:
+                self.deliver(phone)
+
+    # Phones
+
+    def comes(self, phone: Phone, *, anew: bool = False) -> None:
+        """Opens its stream."""
+        if anew:
+            phone.last = ""
+        again = bool(phone.last)
+        self.oracle.listens(phone.number, phone.car.name, awake=True, again=again, anew=not again)
+        self.now += 0.01
+        if not again:
+            self.snapshot(phone)
+        elif phone.version < len(phone.car.stored) and phone.car.stored[phone.version] + WINDOW < self.now:
+            self.event(phone, "reset", reason="expired", last=phone.last)
+            self.snapshot(phone)
+        self.deliver(phone)
+
+    def goes(self, phone: Phone) -> None:
+        self.oracle.listens(phone.number, phone.car.name, awake=False, again=False)
+
+    def snapshot(self, phone: Phone) -> None:
+        state = phone.car.states[-1]
+        phone.signals = msgspec.to_builtins(state.signals)
+        self.event(phone, "snapshot", version=state.version, checksum=digest(phone.signals))
+
+    def deliver(self, phone: Phone) -> None:
+        """All that it has not got."""
+        for update in phone.car.updates[max(0, phone.version) :]:
+            self.update(phone, update)
+
+    def update(self, phone: Phone, update: Update) -> None:
+        phone.signals |= msgspec.to_builtins(update.signals)
+        self.event(
+            phone,
+            "update",
+            version=update.version,
+            prev=update.prev,
+            checksum=crc32(msgspec.json.encode(update)),
+        )
+
+    def event(
+        self,
+        phone: Phone,
+        name: str,
+        *,
+        version: int = 0,
+        prev: int = 0,
+        checksum: int = 0,
+        reason: str = "",
+        last: str = "",
+    ) -> None:
+        """One event as a phone reports it."""
+        self.now += 0.01
+        if name != "reset":
+            phone.version, phone.last = version, f"{EPOCH}-{version}"
+        self.oracle.event(Event(phone.number, name, EPOCH, version, prev, checksum, self.now, reason, last))
+
+    # The end
+
+    def settle(self) -> None:
+        """Everything comes everywhere, and the last looks."""
+        for car in self.cars:
+            self.ack(car)
+            self.commit(car)
+            self.read(car)
+        for phone in self.phones:
+            self.comes(phone)
+        self.look()
+
+    def look(self) -> None:
+        """The last looks at what there is now."""
+        for phone in self.phones:
+            self.oracle.level(phone.number, phone.version, digest(phone.signals))
+        self.oracle.finish(
+            {
+                car.name: (car.states[-1].version, msgspec.to_builtins(car.states[-1].signals))
+                for car in self.cars
+            },
+            {car.name: car.rejected for car in self.cars},
+        )

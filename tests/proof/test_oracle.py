@@ -1,0 +1,347 @@
+"""The oracle is silent when every promise is kept, whatever the order of things; and each breach is counted in its column."""
+
+from collections.abc import Callable
+from functools import partial
+
+import msgspec
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fleetcast.packet import Signal
+from fleetcast.proof.packets import packet
+from fleetcast.proof.rows import Row, total
+from tests.proof.faithful import EPOCH, SEED, WINDOW, Car, Phone, Platform
+
+STEPS = ("send", "ack", "commit", "read", "deliver", "comes back", "begins anew", "goes", "time passes")
+
+
+def found(platform: Platform) -> dict[str, int]:
+    """The columns that are not zero."""
+    row = total(platform.oracle.rows.values())
+    columns = ("lost", "twice", "reordered", "false_resets", "unhealed")
+    return {name: getattr(row, name) for name in columns if getattr(row, name)}
+
+
+def notes(platform: Platform) -> str:
+    return "\n".join(note for row in platform.oracle.rows.values() for note in row.notes)
+
+
+@given(
+    warm=st.sampled_from((0, 3, 97)),  # 97: the next but one is poison
+    steps=st.lists(st.tuples(st.sampled_from(STEPS), st.integers(0, 5)), max_size=60),
+)
+@settings(max_examples=60)
+def test_a_faithful_platform_breaks_nothing(warm: int, steps: list[tuple[str, int]]) -> None:
+    platform = Platform(cars=2, phones=4)
+    platform.drive(platform.cars[0], warm)
+    for step, number in steps:
+        car, phone = platform.cars[number % 2], platform.phones[number % 4]
+        does: dict[str, Callable[[], None]] = {
+            "send": partial(platform.send, car),
+            "ack": partial(platform.ack, car),
+            "commit": partial(platform.commit, car),
+            "read": partial(platform.read, car),
+            "deliver": partial(platform.deliver, phone),
+            "comes back": partial(platform.comes, phone),
+            "begins anew": partial(platform.comes, phone, anew=True),
+            "goes": partial(platform.goes, phone),
+        }
+        if step == "time passes":
+            platform.now += 15 * (number + 1)
+            # A follower is never behind for long, and the oracle judges a reset by what it has read.
+            for one in platform.cars:
+                platform.read(one)
+        else:
+            does[step]()
+        platform.oracle.turn(step)
+    platform.settle()
+    assert found(platform) == {}
+    assert notes(platform) == ""
+    assert not platform.oracle.lags(platform.oracle.due())
+    assert platform.oracle.all_acked == sum(car.sent for car in platform.cars)
+
+
+def driven(packets: int = 5, phones: int = 1) -> tuple[Platform, Car, Phone]:
+    """A platform on which all is well so far."""
+    platform = Platform(phones=phones)
+    platform.drive(platform.cars[0], packets)
+    assert found(platform) == {}
+    return platform, platform.cars[0], platform.phones[0]
+
+
+def skip(platform: Platform, car: Car, packets: int = 1) -> None:
+    """Acknowledged, and never applied."""
+    for _ in range(packets):
+        platform.send(car)
+        platform.ack(car)
+        car.handled += 1
+
+
+def test_a_packet_that_is_acked_and_never_applied_is_lost() -> None:
+    platform, car, _ = driven()
+    skip(platform, car)
+    platform.drive(car, 3)
+    assert found(platform)["lost"] >= 1
+    assert "packet 1/7 applied where 1/6 was due" in notes(platform)
+
+
+def test_the_last_packet_lost_is_found_at_the_end() -> None:
+    platform, car, _ = driven()
+    skip(platform, car, 2)
+    assert found(platform) == {}
+    assert platform.oracle.uncommitted(platform.oracle.due()) == 2
+    platform.settle()
+    assert found(platform) == {"lost": 2}
+    assert "7 versions are due, LIVE took 5" in notes(platform)
+
+
+def test_a_hole_of_many_packets_is_said_once() -> None:
+    platform, car, _ = driven()
+    skip(platform, car, 10)
+    platform.drive(car, 1)
+    said = notes(platform)
+    platform.drive(car, 10)
+    assert notes(platform).count("applied where") == said.count("applied where") == 1
+
+
+def test_a_packet_that_is_applied_twice() -> None:
+    platform, car, _ = driven()
+    car.handled -= 1
+    car.states[-1] = msgspec.structs.replace(car.states[-1], seen=0, seq=0, boot=0)
+    platform.drive(car, 1)
+    assert found(platform)["twice"] >= 1
+    assert "packet ? applied again, or late, where 1/6 was due" in notes(platform)  # it changes no name
+
+
+def test_a_version_that_is_committed_again() -> None:
+    platform, car, _ = driven()
+    platform.oracle.committed(car.name, msgspec.json.encode(car.updates[-1]), platform.now)
+    assert found(platform) == {"twice": 1}
+
+
+def test_packets_that_are_applied_out_of_order() -> None:
+    platform, car, _ = driven()
+    platform.send(car)
+    platform.send(car)
+    car.handled += 1
+    platform.commit(car)
+    platform.read(car)
+    car.handled = 5
+    car.sent -= 1
+    platform.commit(car)
+    platform.read(car)
+    broken = found(platform)
+    assert broken["lost"] >= 1
+    assert broken["twice"] >= 1
+
+
+def test_versions_that_live_never_took() -> None:
+    platform, car, _ = driven()
+    platform.send(car)
+    platform.commit(car)
+    car.read += 1
+    platform.drive(car, 1)
+    assert found(platform)["lost"] >= 1
+    assert "version 6->7 in LIVE where 6 was due" in notes(platform)
+
+
+def test_an_update_with_another_content() -> None:
+    platform, car, _ = driven()
+    platform.send(car)
+    platform.commit(car)
+    signals = car.updates[-1].signals | {"Proof.Count": Signal(0, "2026-01-01T00:00:00.000Z")}
+    car.updates[-1] = msgspec.structs.replace(car.updates[-1], signals=signals)
+    platform.read(car)
+    assert found(platform) == {"lost": 1}
+    assert "changes ['Proof.Count'] otherwise than it must" in notes(platform)
+
+
+def test_a_state_in_the_store_that_is_another() -> None:
+    platform, car, _ = driven()
+    car.states[-1] = msgspec.structs.replace(car.states[-1], signals={})
+    platform.look()
+    assert found(platform) == {"lost": 1}
+    assert "the state in the store is not what its packets come to" in notes(platform)
+
+
+def test_poison_that_is_not_rejected() -> None:
+    platform, car, _ = driven(101)
+    assert car.rejected == ["1/100"]
+    car.rejected.clear()
+    platform.look()
+    assert found(platform) == {"lost": 1}
+
+
+def test_a_good_packet_among_the_rejected() -> None:
+    platform, car, _ = driven()
+    skip(platform, car)
+    car.rejected.append(packet(SEED, car.name, 5).name)
+    platform.settle()
+    assert found(platform)["lost"] >= 1
+    assert "rejected are ['1/6'], and should be []" in notes(platform)
+
+
+def test_an_update_that_a_phone_misses() -> None:
+    platform, car, phone = driven()
+    platform.send(car)
+    platform.send(car)
+    platform.commit(car)
+    platform.read(car)
+    platform.update(phone, car.updates[-1])
+    assert found(platform) == {"lost": 1}
+    assert "got 6->7 after 5: a gap" in notes(platform)
+
+
+def test_an_update_that_a_phone_sees_twice() -> None:
+    platform, car, phone = driven()
+    platform.update(phone, car.updates[-1])
+    assert found(platform) == {"twice": 1}
+
+
+def test_an_update_that_does_not_follow_what_a_phone_has() -> None:
+    platform, car, phone = driven()
+    platform.send(car)
+    platform.commit(car)
+    platform.update(phone, msgspec.structs.replace(car.updates[-1], prev=3))
+    assert found(platform)["reordered"] == 1
+
+
+def test_updates_that_a_phone_sees_in_another_order() -> None:
+    platform, car, phone = driven()
+    platform.send(car)
+    platform.send(car)
+    platform.commit(car)
+    platform.read(car)
+    for update in (car.updates[-1], car.updates[-2]):
+        platform.update(phone, update)
+    assert found(platform) == {"lost": 1, "twice": 1}
+
+
+def test_an_update_before_the_snapshot() -> None:
+    platform, car, phone = driven()
+    platform.oracle.listens(phone.number, car.name, awake=True, again=False, anew=True)
+    platform.update(phone, car.updates[-1])
+    assert found(platform) == {"reordered": 1}
+
+
+def test_an_update_with_another_content_than_live_took() -> None:
+    platform, car, phone = driven()
+    platform.send(car)
+    platform.commit(car)
+    platform.read(car)
+    platform.event(phone, "update", version=6, prev=5, checksum=1)
+    assert found(platform) == {"lost": 1}
+    assert "version 6 is not what LIVE took" in notes(platform)
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_an_update_that_a_phone_sees_before_live_took_it(late: bool) -> None:
+    platform, car, phone = driven()
+    platform.send(car)
+    platform.commit(car)
+    if not late:
+        platform.read(car)
+    car.stored[-1] = platform.now + 5
+    if not late:
+        platform.oracle._vehicles[car.name].stored[-1] = car.stored[-1]
+    platform.deliver(phone)
+    platform.read(car)
+    assert found(platform) == {"reordered": 1}
+    assert "before LIVE took it" in notes(platform)
+
+
+def test_an_update_that_live_never_takes() -> None:
+    platform, car, phone = driven()
+    platform.event(phone, "update", version=6, prev=5, checksum=1)
+    platform.oracle.finish({car.name: platform.oracle.view(car.name)}, {})
+    assert found(platform) == {"lost": 1}
+    assert "phones saw 1 updates that LIVE never took" in notes(platform)
+
+
+@pytest.mark.parametrize("reads", [True, False])
+def test_a_snapshot_that_is_not_what_its_packets_come_to(reads: bool) -> None:
+    platform, car, phone = driven()
+    platform.send(car)
+    platform.commit(car)
+    if reads:
+        platform.read(car)
+    platform.oracle.listens(phone.number, car.name, awake=True, again=False, anew=True)
+    platform.event(phone, "snapshot", version=6, checksum=1)
+    platform.read(car)
+    assert found(platform) == {"lost": 1}
+
+
+def test_a_snapshot_that_nothing_asked_for() -> None:
+    platform, _, phone = driven()
+    platform.snapshot(phone)
+    assert found(platform) == {"false_resets": 1}
+
+
+@pytest.mark.parametrize(
+    ("reason", "last", "passes", "true"),
+    [
+        ("expired", f"{EPOCH}-3", 0.0, False),
+        ("expired", f"{EPOCH}-5", WINDOW * 2, False),  # it had everything
+        ("expired", f"{EPOCH}-3", WINDOW, True),
+        ("foreign", f"{EPOCH}-3", 0.0, False),
+        ("foreign", "other-3", 0.0, True),
+    ],
+)
+def test_a_reset_must_be_true(reason: str, last: str, passes: float, true: bool) -> None:
+    platform, _, phone = driven()
+    platform.now += passes
+    platform.event(phone, "reset", reason=reason, last=last)
+    platform.snapshot(phone)
+    assert found(platform) == ({} if true else {"false_resets": 1})
+    assert platform.oracle.resets == 1
+
+
+def test_a_phone_that_shows_something_else_in_the_end() -> None:
+    platform, _, phone = driven()
+    phone.signals["Proof.Count"] = {"value": 0, "at": ""}
+    platform.look()
+    assert found(platform) == {"lost": 1}
+
+
+def test_who_listens_and_has_not_got_everything_is_behind() -> None:
+    platform, car, phone = driven(phones=2)
+    platform.send(car)
+    platform.ack(car)
+    due = platform.oracle.due()
+    assert due == {car.name: 6}
+    assert platform.oracle.uncommitted(due) == 1
+    platform.commit(car)
+    platform.read(car)
+    assert platform.oracle.behind(due) == [0, 1]
+    platform.goes(platform.phones[1])
+    platform.deliver(phone)
+    assert platform.oracle.behind(due) == []
+    assert platform.oracle.asleep == 1
+    assert not platform.oracle.lags(due)
+    platform.comes(platform.phones[1])
+    assert platform.oracle.asleep == 0
+    assert found(platform) == {}
+
+
+def test_findings_are_on_the_row_of_the_fault_they_came_in() -> None:
+    platform, car, phone = driven()
+    row = platform.oracle.turn("a fault")
+    platform.update(phone, car.updates[-1])
+    platform.oracle.turn("another")
+    assert (row.twice, row.events) == (1, 1)
+    assert platform.oracle.turn("a fault") is row
+    assert all(one.clean for one in platform.oracle.rows.values() if one is not row)
+    assert isinstance(row, Row)
+
+
+def test_what_a_restore_takes_back_is_due_no_more() -> None:
+    platform, car, phone = driven()
+    platform.oracle.mark()
+    platform.drive(car, 3)
+    platform.oracle.rewind("later", rejected=False)
+    del car.states[6:], car.updates[5:], car.stored[5:]
+    car.read = 5
+    platform.event(phone, "reset", reason="foreign", last=phone.last)
+    assert platform.oracle.due() == {car.name: 5}
+    assert found(platform) == {}
