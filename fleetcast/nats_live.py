@@ -19,7 +19,7 @@ from backports import zstd
 from nats.aio.msg import Msg
 
 from fleetcast.errors import Unavailable
-from fleetcast.jetstream import NO_MESSAGE, ApiError, Connection, epoch_of
+from fleetcast.jetstream import AGAIN, NO_MESSAGE, ApiError, Connection, epoch_of
 from fleetcast.live import Change, Fenced, Held, Refused
 from fleetcast.settings import Settings
 from fleetcast.state import State
@@ -31,13 +31,10 @@ T = TypeVar("T")
 _STATE = msgspec.json.Decoder(State)
 _UPDATE = msgspec.json.Decoder(Update)
 _WRONG_LAST = (10071, 10164)  # the second: another commit of the same subject is under way
-_TOO_MUCH = (
-    10047,
-    10077,
-    10122,
-    10123,
-)  # no storage or memory left, the stream is full: wait, reject nothing
-_BUSY = (10176, 10174, 10175, 10207)  # too many open batches, or one that was given up: wait, come again
+_CONTENT = (10054, 10097, 10165, 10199)
+"""A message too large, its headers too large, a time to live that is none, a batch too large. Only these name what is in the
+commit; everything else is of the server, or of its cluster, and passes: were it taken for a refusal, good packets would be
+put aside. So what is not known is not here."""
 _FRAME = 1024  # room for a message's headers below the server's max_payload
 _BATCH_MESSAGES = 1000
 _BATCH_BYTES = 64_000_000
@@ -61,7 +58,10 @@ class NatsLive:
 
     async def latest(self, vehicle: str, *, leader: bool = False) -> Held:
         """One get by subject."""
-        found = await (self._from_leader if leader else self._direct)(state_subject(vehicle))
+        found = None if leader else await self._direct(state_subject(vehicle))
+        # A copy that lags may not have it yet: only the leader can say that there is none.
+        if found is None and (leader or self._settings.replicas > 1):
+            found = await self._from_leader(state_subject(vehicle))
         if found is None:
             return Held(State(vehicle), 0)
         revision, data = found
@@ -178,7 +178,7 @@ class NatsLive:
         return revisions[::-1]
 
     async def _direct(self, subject: str) -> tuple[int, bytes] | None:
-        message = await self._connection.ask(f"$JS.API.DIRECT.GET.{LIVE}.{subject}", b"")
+        message = await self._connection.ask(f"$JS.API.DIRECT.GET.{LIVE}.{subject}", b"", again=AGAIN)
         headers: dict[str, str] = message.headers or {}
         if (status := headers.get("Status")) is not None:
             if status == "404":
@@ -240,12 +240,12 @@ class NatsLive:
 
 
 def _decision(error: dict[str, Any]) -> Fenced | Refused | Unavailable:
-    code, err_code, text = error.get("code", 500), error.get("err_code", 0), error.get("description", "")
+    err_code, text = error.get("err_code", 0), error.get("description", "")
     if err_code in _WRONG_LAST:
         return Fenced(f"another process committed first: {text}")
-    if err_code in _TOO_MUCH or err_code in _BUSY or code in (429, 503):
-        return Unavailable(f"commit not taken: {text} ({err_code})")
-    return Refused(f"commit refused: {text} ({err_code})")
+    if err_code in _CONTENT:
+        return Refused(f"commit refused: {text} ({err_code})")
+    return Unavailable(f"commit not taken: {text} ({err_code})")
 
 
 def _decode(decoder: msgspec.json.Decoder[T], data: bytes) -> T:

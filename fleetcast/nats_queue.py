@@ -26,6 +26,7 @@ from fleetcast import metrics
 from fleetcast.clock import Clock, rfc3339
 from fleetcast.errors import Recover, Unavailable
 from fleetcast.jetstream import (
+    AGAIN,
     PIN_TIMEOUT,
     ApiError,
     Connection,
@@ -118,10 +119,10 @@ class NatsQueue:
     # Putting
 
     async def put(self, vehicle: str, packet_id: str, body: bytes, form: str, encoding: str) -> Stored:
-        """One publish; JetStream answers when it is on disk."""
+        """One publish; JetStream answers when it is on disk. By its id it is stored once however often it is sent."""
         headers = {"Nats-Msg-Id": packet_id, FORM: form, ENCODING: encoding}
         answer = msgspec.json.decode(
-            await self._connection.request(put_subject(vehicle), body, headers, timeout=10)
+            await self._connection.request(put_subject(vehicle), body, headers, timeout=10, again=2 * AGAIN)
         )
         if (error := answer.get("error")) is not None:
             raise Unavailable(f"the queue refuses: {error.get('description')}")
@@ -138,7 +139,9 @@ class NatsQueue:
             STORED: rfc3339(delivery.stored),
         }
         subject = rejected_subject(delivery.partition, delivery.vehicle)
-        answer = msgspec.json.decode(await self._connection.request(subject, delivery.body, headers))
+        answer = msgspec.json.decode(
+            await self._connection.request(subject, delivery.body, headers, again=2 * AGAIN)
+        )
         if (error := answer.get("error")) is not None:
             raise Unavailable(f"REJECTED refuses: {error.get('description')}")
 
@@ -295,8 +298,11 @@ class NatsQueue:
         if partition.fresh:
             await self._unpin(partition.number, now)
         # Without a pin somebody else may own it still, and a reset would disturb that one: our first message brings a
-        # pin, and with it the reset.
-        partition.reset = partition.fresh or bool(partition.pin)
+        # pin, and with it the reset. With nobody pinned it was the server that forgot: another one of its cluster leads
+        # now. What the one before had sent, and nobody heard, would wait for its `ack_wait`.
+        partition.reset = (
+            partition.fresh or bool(partition.pin) or not await self._owned(partition.number, now)
+        )
         if partition.reset:
             consumer = partition_consumer(partition.number, now.name)
             await self._connection.api(f"CONSUMER.RESET.{PACKETS}.{consumer}", {})
@@ -307,6 +313,11 @@ class NatsQueue:
         partition.last_position = 0
         partition.outstanding = 0
         partition.broken = None
+
+    async def _owned(self, number: int, now: Generation) -> bool:
+        """Whether the server has pinned it to anybody."""
+        info = await self._connection.api(f"CONSUMER.INFO.{PACKETS}.{partition_consumer(number, now.name)}")
+        return any(group.get("pinned_client_id") for group in info.get("priority_groups") or ())
 
     async def _unsubscribe(self, partition: _Partition) -> None:
         if partition.subscription is not None:
