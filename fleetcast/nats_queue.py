@@ -298,11 +298,8 @@ class NatsQueue:
         if partition.fresh:
             await self._unpin(partition.number, now)
         # Without a pin somebody else may own it still, and a reset would disturb that one: our first message brings a
-        # pin, and with it the reset. With nobody pinned it was the server that forgot: another one of its cluster leads
-        # now. What the one before had sent, and nobody heard, would wait for its `ack_wait`.
-        partition.reset = (
-            partition.fresh or bool(partition.pin) or not await self._owned(partition.number, now)
-        )
+        # pin, and with it the reset. In a cluster a new leader knows no pins: the same happens.
+        partition.reset = partition.fresh or bool(partition.pin)
         if partition.reset:
             consumer = partition_consumer(partition.number, now.name)
             await self._connection.api(f"CONSUMER.RESET.{PACKETS}.{consumer}", {})
@@ -313,11 +310,6 @@ class NatsQueue:
         partition.last_position = 0
         partition.outstanding = 0
         partition.broken = None
-
-    async def _owned(self, number: int, now: Generation) -> bool:
-        """Whether the server has pinned it to anybody."""
-        info = await self._connection.api(f"CONSUMER.INFO.{PACKETS}.{partition_consumer(number, now.name)}")
-        return any(group.get("pinned_client_id") for group in info.get("priority_groups") or ())
 
     async def _unsubscribe(self, partition: _Partition) -> None:
         if partition.subscription is not None:

@@ -94,6 +94,13 @@ async def disk(wish: Wish) -> list[Row]:
             return finished(world)
 
 
+async def nodes(wish: Wish) -> list[Row]:
+    """Three nats-servers, each fault of theirs once."""
+    from fleetcast.proof.nodes import prove  # it is built on what is here
+
+    return await prove(wish.seed, 1, wish.say, wish.size)
+
+
 async def one(world: World, fault: Fault, dice: random.Random, number: str = "") -> None:
     """A fault, and its healing."""
     row = world.oracle.turn(fault.name)
@@ -146,5 +153,9 @@ ACTS = {
     "disk": Act("nats-server's disk full, and free again (needs root: a small tmpfs)", disk),
     "faults": Act(
         "one fault after the other from the seeded schedule, each until all are level again", faults
+    ),
+    "nodes": Act(
+        "three nats-servers, replicas = 3: killed, stopped, cut off, wiped (needs root: network namespaces)",
+        nodes,
     ),
 }
