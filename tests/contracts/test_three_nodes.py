@@ -124,7 +124,7 @@ async def _vehicle(live: Live, vehicle: str, last: int, acknowledged: list[str])
             held = held or await live.latest(vehicle, leader=True)
             if held.state.version >= last:
                 return
-            one = change(held, 1, f"{vehicle} {turn}")
+            one = change(held, 1, f"{id(live)} {turn}")
             (revision,) = await live.commit([one])
         except (Fenced, Unavailable):
             held = None
