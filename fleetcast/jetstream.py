@@ -53,8 +53,15 @@ _FORSAKEN = 12.0
 others. More than they take to elect a leader (4 to 9 s)."""
 AGAIN = 1.5
 """Seconds after which a cluster is asked again: a leader that died, or hangs, swallows what it was asked."""
-_READS = ("STREAM.INFO.", "STREAM.MSG.GET.", "CONSUMER.NAMES.", "CONSUMER.INFO.", "CONSUMER.CREATE.")
-"""Requests that do the same when they are done twice."""
+_REPEATABLE = (
+    "STREAM.INFO.",
+    "STREAM.MSG.GET.",
+    "CONSUMER.NAMES.",
+    "CONSUMER.INFO.",
+    "CONSUMER.CREATE.",
+    "CONSUMER.RESET.",
+)
+"""Requests that do no harm when they are done twice. A second reset that comes late is seen, as a hole is, and means another."""
 EPOCH = "fleetcast.epoch"
 """Metadata of LIVE; absent while it is being restored: nothing is to be served from it, or committed, until then."""
 LINEAGE = "fleetcast.lineage"
@@ -114,7 +121,7 @@ class Connection:
     async def api(self, subject: str, body: object = None, timeout: float = 5.0) -> dict[str, Any]:  # noqa: ASYNC109
         """A request to `$JS.API.<subject>`. Raises ApiError, or Unavailable if there is no answer."""
         payload = b"" if body is None else msgspec.json.encode(body)
-        again = subject.startswith(_READS)
+        again = subject.startswith(_REPEATABLE)
         answer = msgspec.json.decode(
             await self.request(f"$JS.API.{subject}", payload, timeout=timeout, again=AGAIN if again else None)
         )

@@ -243,7 +243,7 @@ class NatsQueue:
         """The server then serves whoever pulls next, instead of waiting for a silent owner."""
         with suppress(ApiError):
             subject = f"CONSUMER.UNPIN.{PACKETS}.{partition_consumer(number, generation.name)}"
-            await self._connection.api(subject, {"group": PRIORITY_GROUP})
+            await self._connection.api(subject, {"group": PRIORITY_GROUP}, timeout=_LEAVE)
 
     # Pulling
 
