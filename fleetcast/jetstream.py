@@ -48,8 +48,8 @@ _PING = 1.0
 _PONG = 60
 _SILENT = 5.0
 """Seconds without a PONG after which a server is left: hung, or cut off. More than a busy machine's pauses."""
-_FORSAKEN = 12.0
-"""Seconds in which nothing was answered after which another server of a cluster is tried: this one may be cut off from the
+_FORSAKEN = 10.0
+"""Seconds in which no leader answered after which another server of a cluster is tried: this one may be cut off from the
 others. More than they take to elect a leader (4 to 9 s)."""
 AGAIN = 1.5
 """Seconds after which a cluster is asked again: a leader that died, or hangs, swallows what it was asked."""
@@ -61,7 +61,9 @@ _REPEATABLE = (
     "CONSUMER.CREATE.",
     "CONSUMER.RESET.",
 )
-"""Requests that do no harm when they are done twice. A second reset that comes late is seen, as a hole is, and means another."""
+"""Requests that do no harm when they are done twice. A second reset that comes late is seen as a hole is, and means another."""
+_ANY_COPY = "$JS.API.DIRECT."
+"""Answered by each copy, cut off or not."""
 EPOCH = "fleetcast.epoch"
 """Metadata of LIVE; absent while it is being restored: nothing is to be served from it, or committed, until then."""
 LINEAGE = "fleetcast.lineage"
@@ -173,7 +175,8 @@ class Connection:
                 await asyncio.wait({*asking, losing}, timeout=pause, return_when=asyncio.FIRST_COMPLETED)
                 if answered := [one for one in asking if one.done()]:
                     answer: Msg = answered[0].result()
-                    self._vain_since = None
+                    if not subject.startswith(_ANY_COPY):
+                        self._vain_since = None
                     return answer
                 if losing.done():
                     raise Unavailable(f"nats-server was lost while {subject} was asked")
