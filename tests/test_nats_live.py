@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import msgspec
 import pytest
@@ -142,3 +143,24 @@ def test_a_leader_that_is_cut_off_from_the_others_is_not_believed(active: list[f
     copies = [{"name": "b", "active": int(seconds * 1e9)} for seconds in active]
     assert _heard({"cluster": {"leader": "a", "replicas": copies}}) is heard
     assert _heard({"config": {}})
+
+
+async def test_a_copy_that_swallows_a_question_is_not_waited_for(
+    connected: Connect, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that hangs is asked like any other, until the others give it up: then the leader tells the window."""
+    connection = await connected()
+    connection.several = True
+    await provision(connection, settings)
+    live = NatsLive(connection, settings)
+    await live.commit([change("car-1", 1, 0)])
+    publish = connection.client.publish
+
+    async def swallowed(subject: str, *rest: Any, **more: Any) -> None:
+        if subject != f"$JS.API.DIRECT.GET.{LIVE}":
+            await publish(subject, *rest, **more)
+
+    monkeypatch.setattr(connection.client, "publish", swallowed)
+    async with asyncio.timeout(4):
+        _, updates = await live.since("car-1", 0)
+    assert [update.version for update in updates] == [1]
