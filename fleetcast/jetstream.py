@@ -62,8 +62,9 @@ _REPEATABLE = (
     "CONSUMER.RESET.",
 )
 """Requests that do no harm when they are done twice. A second reset that comes late is seen as a hole is, and means another."""
-_ANY_COPY = "$JS.API.DIRECT."
-"""Answered by each copy, cut off or not."""
+_HEARD = 2.5
+"""Seconds since a leader's last word from another copy, which answers each second. An origin asks each second too: so it
+serves nothing by a leader that was cut off, from before the others may elect another one, after 4 s at the earliest."""
 EPOCH = "fleetcast.epoch"
 """Metadata of LIVE; absent while it is being restored: nothing is to be served from it, or committed, until then."""
 LINEAGE = "fleetcast.lineage"
@@ -121,7 +122,11 @@ class Connection:
             pinging.cancel()
 
     async def api(self, subject: str, body: object = None, timeout: float = 5.0) -> dict[str, Any]:  # noqa: ASYNC109
-        """A request to `$JS.API.<subject>`. Raises ApiError, or Unavailable if there is no answer."""
+        """A request to `$JS.API.<subject>`. Raises ApiError, or Unavailable if there is no answer.
+
+        Nor is it an answer if who leads a stream hears too few of the others: they may have another leader soon, and what is
+        read here may be old then.
+        """
         payload = b"" if body is None else msgspec.json.encode(body)
         again = subject.startswith(_REPEATABLE)
         answer = msgspec.json.decode(
@@ -133,6 +138,11 @@ class Connection:
             raise ApiError(
                 error.get("code", 500), error.get("err_code", 0), error.get("description", "refused")
             )
+        if subject.startswith("STREAM.INFO."):
+            if not heard(answer):
+                self._in_vain()
+                raise Unavailable(f"stream {subject.rpartition('.')[2]}: its leader does not hear the others")
+            self._vain_since = None
         return dict(answer)
 
     async def request(
@@ -175,7 +185,7 @@ class Connection:
                 await asyncio.wait({*asking, losing}, timeout=pause, return_when=asyncio.FIRST_COMPLETED)
                 if answered := [one for one in asking if one.done()]:
                     answer: Msg = answered[0].result()
-                    if not subject.startswith(_ANY_COPY):
+                    if not subject.startswith("$JS.API."):  # stored, by a majority
                         self._vain_since = None
                     return answer
                 if losing.done():
@@ -247,6 +257,13 @@ def _forget(future: asyncio.Future[Any]) -> None:
     """Ends it, and whatever came of it is of no interest."""
     if not future.cancel() and not future.cancelled():
         future.exception()
+
+
+def heard(info: dict[str, Any]) -> bool:
+    """Whether the stream's leader, whose STREAM.INFO this is, heard a majority a moment ago, itself included."""
+    copies = (info.get("cluster") or {}).get("replicas") or ()
+    there = 1 + sum(0 < copy.get("active", 0) < _HEARD * 1e9 for copy in copies)
+    return bool(there * 2 > 1 + len(copies))
 
 
 async def connect(settings: Settings, name: str) -> Connection:

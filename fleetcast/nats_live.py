@@ -35,9 +35,6 @@ _CONTENT = (10054, 10097, 10165, 10199)
 """A message too large, its headers too large, a time to live that is none, a batch too large. Only these name what is in the
 commit; everything else is of the server, or of its cluster, and passes: were it taken for a refusal, good packets would be
 put aside. So what is not known is not here."""
-_HEARD = 2.5
-"""Seconds since a leader's last word from another copy, which answers each second. An origin asks each second too: so it
-serves nothing by a leader that was cut off, from before the others may elect another one, after 4 s at the earliest."""
 _FRAME = 1024  # room for a message's headers below the server's max_payload
 _BATCH_MESSAGES = 1000
 _PIECE = 256  # updates read at a time; one answer may hold 1,024
@@ -53,17 +50,11 @@ class NatsLive:
         self._ttl = f"{max(1, round(settings.window))}s"
 
     async def epoch(self) -> str:
-        """Asked of the stream each time: a restore renews it under a running process.
-
-        Raises Unavailable too if who leads LIVE hears too few of the others: they may have another leader soon, and what is
-        read here may be old then.
-        """
+        """Asked of the stream each time: a restore renews it under a running process, and a leader may be cut off."""
         try:
             info = await self._connection.api(f"STREAM.INFO.{LIVE}")
         except ApiError as error:
             raise Unavailable(f"stream {LIVE}: {error}") from error
-        if not _heard(info):
-            raise Unavailable(f"stream {LIVE}: its leader does not hear the others")
         return epoch_of(info)
 
     async def latest(self, vehicle: str, *, leader: bool = False) -> Held:
@@ -257,13 +248,6 @@ class NatsLive:
             raise Unavailable(f"{subjects[0]}: {type(error).__name__}") from error
         finally:
             await answers.unsubscribe()
-
-
-def _heard(info: dict[str, Any]) -> bool:
-    """Whether the stream's leader heard a majority, itself included, a moment ago."""
-    copies = (info.get("cluster") or {}).get("replicas") or ()
-    heard = 1 + sum(0 < copy.get("active", 0) < _HEARD * 1e9 for copy in copies)
-    return bool(heard * 2 > 1 + len(copies))
 
 
 def _decision(error: dict[str, Any]) -> Fenced | Refused | Unavailable:

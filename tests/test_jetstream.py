@@ -20,6 +20,7 @@ from fleetcast.jetstream import (
     connect,
     consumer_config,
     current_generation,
+    heard,
     live_config,
     packets_config,
     provision,
@@ -249,3 +250,16 @@ async def test_a_late_answer_to_the_first_question_counts(two_ways: tuple[Wire, 
 
     await connection.client.subscribe("ask.me", cb=answer_the_first_at_last)
     assert await connection.request("ask.me", b"", timeout=5, again=0.1) == b"late"
+
+
+@pytest.mark.parametrize(
+    ("active", "is_heard"),
+    [([], True), ([0.5, 0.6], True), ([0.5, 9.0], True), ([3.0, 9.0], False), ([0, 0], False)],
+)
+def test_a_leader_that_is_cut_off_from_the_others_is_not_believed(
+    active: list[float], is_heard: bool
+) -> None:
+    """The others may have another leader from the fourth second on. 0: was never heard."""
+    copies = [{"name": "b", "active": int(seconds * 1e9)} for seconds in active]
+    assert heard({"cluster": {"leader": "a", "replicas": copies}}) is is_heard
+    assert heard({"config": {}})

@@ -11,7 +11,7 @@ import pytest
 from fleetcast.errors import FleetcastError, Unavailable
 from fleetcast.jetstream import EPOCH, provision
 from fleetcast.live import Change, Fenced, Held, Refused
-from fleetcast.nats_live import NatsLive, _decision, _heard
+from fleetcast.nats_live import NatsLive, _decision
 from fleetcast.packet import Signal
 from fleetcast.settings import Settings
 from fleetcast.state import State
@@ -132,17 +132,6 @@ async def test_that_a_vehicle_never_sent_is_said_by_the_leader_alone(
     monkeypatch.setattr(live, "_direct", nothing)
     assert (await live.latest("car-1")).state.version == 1
     assert (await live.latest("car-2")).state.version == 0
-
-
-@pytest.mark.parametrize(
-    ("active", "heard"),
-    [([], True), ([0.5, 0.6], True), ([0.5, 9.0], True), ([3.0, 9.0], False), ([0, 0], False)],
-)
-def test_a_leader_that_is_cut_off_from_the_others_is_not_believed(active: list[float], heard: bool) -> None:
-    """The others may have another leader from the fourth second on. 0: was never heard."""
-    copies = [{"name": "b", "active": int(seconds * 1e9)} for seconds in active]
-    assert _heard({"cluster": {"leader": "a", "replicas": copies}}) is heard
-    assert _heard({"config": {}})
 
 
 async def test_a_copy_that_swallows_a_question_is_not_waited_for(

@@ -64,6 +64,11 @@ class Nodes:
         await self.cluster.kill(number)
         return number
 
+    async def waiting(self, count: int) -> bool:
+        """Whether so many packets are in the queue."""
+        info = await self.connections[0].api(f"STREAM.INFO.{PACKETS}")
+        return bool(info["state"]["messages"] == count)
+
     async def close(self) -> None:
         for connection in self.connections:
             await connection.close()
@@ -171,6 +176,7 @@ async def test_a_new_leader_delivers_again_what_was_not_acked(nodes: Nodes) -> N
     await put_all(queue, vehicles, range(1, 6))
     found = await pulled(member, 5 * len(vehicles))
     await member.ack(delivery for delivery in found if b" 1 " in delivery.body)
+    await until(lambda: nodes.waiting(4 * len(vehicles)), "the acks are there")  # nobody waits for those else
     await nodes.kill_leader(PACKETS)
     await put_all(queue, vehicles, range(6, 8))
     # All partitions, also those whose consumers were led elsewhere: they were given everything already.
