@@ -19,7 +19,7 @@ from backports import zstd
 from nats.aio.msg import Msg
 
 from fleetcast.errors import Unavailable
-from fleetcast.jetstream import NO_MESSAGE, ApiError, Connection, epoch_of
+from fleetcast.jetstream import AGAIN, NO_MESSAGE, ApiError, Connection, epoch_of
 from fleetcast.live import Change, Fenced, Held, Refused
 from fleetcast.settings import Settings
 from fleetcast.state import State
@@ -31,13 +31,10 @@ T = TypeVar("T")
 _STATE = msgspec.json.Decoder(State)
 _UPDATE = msgspec.json.Decoder(Update)
 _WRONG_LAST = (10071, 10164)  # the second: another commit of the same subject is under way
-_TOO_MUCH = (
-    10047,
-    10077,
-    10122,
-    10123,
-)  # no storage or memory left, the stream is full: wait, reject nothing
-_BUSY = (10176, 10174, 10175, 10207)  # too many open batches, or one that was given up: wait, come again
+_CONTENT = (10054, 10097, 10165, 10199)
+"""A message too large, its headers too large, a time to live that is none, a batch too large. Only these name what is in the
+commit; everything else is of the server, or of its cluster, and passes: were it taken for a refusal, good packets would be
+put aside. So what is not known is not here."""
 _FRAME = 1024  # room for a message's headers below the server's max_payload
 _BATCH_MESSAGES = 1000
 _PIECE = 256  # updates read at a time; one answer may hold 1,024
@@ -53,7 +50,7 @@ class NatsLive:
         self._ttl = f"{max(1, round(settings.window))}s"
 
     async def epoch(self) -> str:
-        """Asked of the stream each time: a restore renews it under a running process."""
+        """Asked of the stream each time: a restore renews it under a running process, and a leader may be cut off."""
         try:
             info = await self._connection.api(f"STREAM.INFO.{LIVE}")
         except ApiError as error:
@@ -62,7 +59,10 @@ class NatsLive:
 
     async def latest(self, vehicle: str, *, leader: bool = False) -> Held:
         """One get by subject."""
-        found = await (self._from_leader if leader else self._direct)(state_subject(vehicle))
+        found = None if leader else await self._direct(state_subject(vehicle))
+        # A copy that lags may not have it yet: only the leader can say that there is none.
+        if found is None and (leader or self._settings.replicas > 1):
+            found = await self._from_leader(state_subject(vehicle))
         if found is None:
             return Held(State(vehicle), 0)
         revision, data = found
@@ -175,7 +175,7 @@ class NatsLive:
         return revisions[::-1]
 
     async def _direct(self, subject: str) -> tuple[int, bytes] | None:
-        message = await self._connection.ask(f"$JS.API.DIRECT.GET.{LIVE}.{subject}", b"")
+        message = await self._connection.ask(f"$JS.API.DIRECT.GET.{LIVE}.{subject}", b"", again=AGAIN)
         headers: dict[str, str] = message.headers or {}
         if (status := headers.get("Status")) is not None:
             if status == "404":
@@ -227,7 +227,7 @@ class NatsLive:
             await client.publish(f"$JS.API.DIRECT.GET.{LIVE}", request, reply=inbox)
             found: dict[str, bytes] = {}
             while True:
-                message: Msg = await answers.next_msg(timeout=5)
+                message: Msg = await answers.next_msg(timeout=AGAIN if self._connection.several else 5)
                 headers: dict[str, str] = message.headers or {}
                 status = headers.get("Status")
                 if status is None:
@@ -240,19 +240,23 @@ class NatsLive:
                     return None
                 else:
                     raise Unavailable(f"{subjects[0]}: status {status}")
-        except (nats.errors.Error, OSError, TimeoutError) as error:
+        except TimeoutError:
+            if self._connection.several:  # that copy died, or hangs: the leader is asked instead
+                return None
+            raise Unavailable(f"{subjects[0]}: no answer") from None
+        except (nats.errors.Error, OSError) as error:
             raise Unavailable(f"{subjects[0]}: {type(error).__name__}") from error
         finally:
             await answers.unsubscribe()
 
 
 def _decision(error: dict[str, Any]) -> Fenced | Refused | Unavailable:
-    code, err_code, text = error.get("code", 500), error.get("err_code", 0), error.get("description", "")
+    err_code, text = error.get("err_code", 0), error.get("description", "")
     if err_code in _WRONG_LAST:
         return Fenced(f"another process committed first: {text}")
-    if err_code in _TOO_MUCH or err_code in _BUSY or code in (429, 503):
-        return Unavailable(f"commit not taken: {text} ({err_code})")
-    return Refused(f"commit refused: {text} ({err_code})")
+    if err_code in _CONTENT:
+        return Refused(f"commit refused: {text} ({err_code})")
+    return Unavailable(f"commit not taken: {text} ({err_code})")
 
 
 def _decode(decoder: msgspec.json.Decoder[T], data: bytes) -> T:

@@ -103,6 +103,13 @@ async def disk(wish: Wish) -> list[Row]:
             return finished(world)
 
 
+async def nodes(wish: Wish) -> list[Row]:
+    """Three nats-servers, each fault of theirs once."""
+    from fleetcast.proof.nodes import prove  # it is built on what is here
+
+    return await prove(wish.seed, 1, wish.say, wish.size)
+
+
 async def deploys(wish: Wish) -> list[Row]:
     """All that can be rolled, added and removed, twice, with a thousand phones that want to stay."""
     dice = random.Random(f"{wish.seed}/deploys")
@@ -210,6 +217,10 @@ ACTS = {
     "disk": Act("nats-server's disk full, and free again (needs root: a small tmpfs)", disk),
     "faults": Act(
         "one fault after the other from the seeded schedule, each until all are level again", faults
+    ),
+    "nodes": Act(
+        "three nats-servers, replicas = 3: killed, stopped, cut off, wiped (needs root: network namespaces)",
+        nodes,
     ),
     "restores": Act("LIVE restored from a backup, the packet stream recreated; true resets", restores),
 }
