@@ -1,7 +1,7 @@
 # Two commands matter: `make demo` and `make test`. Both first install what is missing.
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup setup-test demo test check format lock fresh clean
+.PHONY: help setup setup-test setup-prove demo test check format lock fresh clean
 
 bin := .venv/bin
 
@@ -13,6 +13,9 @@ setup: ## install what Fleetcast needs to run, if it is missing
 
 setup-test: ## the same, and what tests and checks need
 	@scripts/setup test
+
+setup-prove: ## the same, and what the longest proofs need (a virtual machine)
+	@scripts/setup prove
 
 demo: setup ## the whole platform with cars and phones; ARGS="--seconds 30" ends with a summary
 	@exec $(bin)/fleetcast demo $(ARGS)
