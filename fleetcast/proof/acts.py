@@ -11,6 +11,7 @@ from functools import partial
 import msgspec
 
 from fleetcast.errors import FleetcastError
+from fleetcast.proof import power as power_cuts
 from fleetcast.proof.faults import Fault, drop, fill_disk, kill_named, kinds, schedule, small_disk
 from fleetcast.proof.ports import short_folder
 from fleetcast.proof.rows import Row
@@ -94,6 +95,11 @@ async def disk(wish: Wish) -> list[Row]:
             return finished(world)
 
 
+async def power(wish: Wish) -> list[Row]:
+    """nats-server's machine without power under load, twenty times; and a control that must lose something."""
+    return await power_cuts.prove(wish.seed, 20, wish.say)
+
+
 async def one(world: World, fault: Fault, dice: random.Random, number: str = "") -> None:
     """A fault, and its healing."""
     row = world.oracle.turn(fault.name)
@@ -146,5 +152,9 @@ ACTS = {
     "disk": Act("nats-server's disk full, and free again (needs root: a small tmpfs)", disk),
     "faults": Act(
         "one fault after the other from the seeded schedule, each until all are level again", faults
+    ),
+    "power": Act(
+        "the power of nats-server's machine cut under load (needs a virtual machine: `make setup-prove`)",
+        power,
     ),
 }
