@@ -23,7 +23,7 @@ from fleetcast.jetstream import NO_MESSAGE, ApiError, Connection, epoch_of
 from fleetcast.live import Change, Fenced, Held, Refused
 from fleetcast.settings import Settings
 from fleetcast.state import State
-from fleetcast.subjects import LIVE, commit_subject, state_subject, update_subject, updates_filter
+from fleetcast.subjects import LIVE, commit_subject, state_subject, update_subject
 from fleetcast.update import Update
 
 T = TypeVar("T")
@@ -40,6 +40,7 @@ _TOO_MUCH = (
 _BUSY = (10176, 10174, 10175, 10207)  # too many open batches, or one that was given up: wait, come again
 _FRAME = 1024  # room for a message's headers below the server's max_payload
 _BATCH_MESSAGES = 1000
+_PIECE = 256  # updates read at a time; one answer may hold 1,024
 _BATCH_BYTES = 64_000_000
 
 
@@ -84,18 +85,14 @@ class NatsLive:
     async def since(
         self, vehicle: str, version: int, *, leader: bool = False
     ) -> tuple[State, Sequence[Update]]:
-        """One `multi_last` request; a window of more subjects than that may return is read in pieces."""
-        if not leader:
-            read = await self._multi([state_subject(vehicle), updates_filter(vehicle)])
-            if read is not None:
-                state = read.pop(state_subject(vehicle), None)
-                updates = [_decode(_UPDATE, data) for data in read.values()]
-                updates.sort(key=lambda update: update.version)
-                newer = [update for update in updates if update.version > version]
-                return (State(vehicle) if state is None else _decode(_STATE, state)), newer
-        # In many reads, so from the leader: replicas that differ would make a window with a hole.
-        held = await self.latest(vehicle, leader=True)
-        return held.state, await self._pieces(vehicle, version, held.state.version)
+        """The state first, then what led to it from `version` on: so the window never ends before the state does.
+
+        A phone that missed nothing costs one get, and nobody's whole window is read.
+        """
+        state = (await self.latest(vehicle, leader=leader)).state
+        return state, await self._newest(
+            vehicle, version, state.version, leader=leader
+        ) if version >= 0 else []
 
     async def commit(self, changes: Sequence[Change], epoch: str = "") -> Sequence[int]:
         """Splits what a batch cannot hold between vehicles, never within one."""
@@ -196,8 +193,32 @@ class NatsLive:
         message = answer["message"]
         return int(message["seq"]), base64.b64decode(message["data"])
 
+    async def _newest(self, vehicle: str, version: int, upto: int, *, leader: bool) -> list[Update]:
+        """The newest unbroken run of retained updates after `version`, read backwards in pieces."""
+        updates: list[Update] = []
+        high = upto
+        while high > version:
+            low = max(version, high - _PIECE)
+            names = [update_subject(vehicle, number) for number in range(low + 1, high + 1)]
+            found = None if leader else await self._multi(names)
+            # A hole may be a replica's that is behind the one the state came from; the leader knows.
+            if found is None or (len(found) < len(names) and self._settings.replicas > 1):
+                found = await self._each_from_leader(names)
+            run = 0
+            while run < len(names) and names[-1 - run] in found:
+                run += 1
+            updates = [_decode(_UPDATE, found[name]) for name in names[len(names) - run :]] + updates
+            if run < len(names):
+                break
+            high = low
+        return updates
+
+    async def _each_from_leader(self, names: Sequence[str]) -> dict[str, bytes]:
+        found = await asyncio.gather(*map(self._from_leader, names))
+        return {name: item[1] for name, item in zip(names, found, strict=True) if item is not None}
+
     async def _multi(self, subjects: Sequence[str]) -> dict[str, bytes] | None:
-        """The last message of each subject, at one moment; None if that is more than one answer may hold."""
+        """The last message of each subject that has one; None if that is more than one answer may hold."""
         client = self._connection.client
         inbox = client.new_inbox()
         answers = await client.subscribe(inbox, pending_bytes_limit=-1, pending_msgs_limit=-1)
@@ -223,20 +244,6 @@ class NatsLive:
             raise Unavailable(f"{subjects[0]}: {type(error).__name__}") from error
         finally:
             await answers.unsubscribe()
-
-    async def _pieces(self, vehicle: str, version: int, upto: int) -> list[Update]:
-        """The newest unbroken run of retained updates after `version`, read backwards in pieces."""
-        updates: list[Update] = []
-        high = upto
-        while high > version:
-            low = max(version, high - 256)
-            names = [update_subject(vehicle, number) for number in range(low + 1, high + 1)]
-            found = await asyncio.gather(*(self._from_leader(name) for name in names))
-            updates = [_decode(_UPDATE, item[1]) for item in found if item is not None] + updates
-            if any(item is None for item in found):
-                break
-            high = low
-        return updates
 
 
 def _decision(error: dict[str, Any]) -> Fenced | Refused | Unavailable:
