@@ -111,7 +111,7 @@ class Guest:
             *("setpriv", "--pdeathsig", "KILL", _QEMU, *accelerator, "-m", "768", "-smp", "1"),
             *("-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"),
             *("-kernel", str(PARTS / "kernel"), "-initrd", str(self._image)),
-            *("-append", "console=ttyS0 panic=-1 random.trust_cpu=on"),
+            *("-append", "console=ttyS0 quiet panic=-1 random.trust_cpu=on"),
             *("-chardev", f"file,id=console,path={self._console}", "-serial", "chardev:console"),
             *("-blockdev", f"driver=nbd,node-name=disk,server.type=unix,server.path={self._folder / 'disk'}"),
             *("-device", f"virtio-blk-pci,drive=disk,write-cache=on,{size}"),

@@ -22,7 +22,7 @@ class View(msgspec.Struct):
 
     version: int = 0
     signals: dict[str, Any] = {}
-    updates: Sequence[tuple[int, int, dict[str, Any]]] = ()
+    updates: list[tuple[int, int, dict[str, Any]]] = []
 
 
 class Found(msgspec.Struct):

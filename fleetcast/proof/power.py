@@ -27,7 +27,7 @@ from fleetcast import enrich
 from fleetcast.clock import SystemClock
 from fleetcast.consume import Consumer
 from fleetcast.edge import Item
-from fleetcast.errors import FleetcastError, Unavailable, Unusable
+from fleetcast.errors import FleetcastError, Unavailable
 from fleetcast.jetstream import NO_MESSAGE, ApiError, Connection, connect, provision, stream_info
 from fleetcast.live import Change, Fenced
 from fleetcast.nats_live import NatsLive
@@ -54,8 +54,10 @@ _SENDERS = [f"sender-{number:02d}" for number in range(24)]
 _COMMITTERS = [[f"commit-{number}-{one}" for one in range(5)] for number in range(3)]
 _CONTROLS = 3
 _BOOT_BOUND = 240.0  # emulated, on a busy machine; with the processor's help it is some seconds
+_WRITTEN_BACK = 40.0  # seconds in which Linux writes by itself what nobody flushes: 30, and a little
 _STILL = 45.0  # seconds without progress, after which the consumer is at the end of what it is given
 _READS = 64
+_BATCH = 256
 
 
 class _Gated:
@@ -215,25 +217,45 @@ def _state(fold: Fold) -> State:
     return State(fold.vehicle, fold.version, "", signals)
 
 
-async def look(connection: Connection, settings: Settings, vehicles: Iterable[str]) -> Found:
-    """All that is there."""
+async def look(connection: Connection) -> Found:
+    """All that is there, read from the streams as they are."""
     found = Found()
     if await stream_info(connection, PACKETS) is not None:
         found.queued = await _queued(connection)
     if await stream_info(connection, LIVE) is not None:
-        live = NatsLive(connection, settings)
-        for vehicle in vehicles:
-            state, updates = await live.since(vehicle, 0)
-            found.views[vehicle] = View(
-                state.version,
-                msgspec.to_builtins(state.signals),
-                [(one.version, one.prev, msgspec.to_builtins(one.signals)) for one in updates],
-            )
+        found.views = await _views(connection)
     if await stream_info(connection, REJECTED) is not None:
         async for one in NatsRejected(connection).all():
             text = {"gzip": gzip.decompress, "zstd": zstd.decompress}.get(one.encoding, bytes)(one.body)
             head = msgspec.json.decode(text.partition(b"\n")[0])
             found.rejected.setdefault(one.vehicle, set()).add(f"{head['boot']}/{head['seq']}")
+    return found
+
+
+async def _views(connection: Connection) -> dict[str, View]:
+    """States and updates by vehicle, some hundreds of messages at a time."""
+    found: dict[str, View] = {}
+    client, position, last = connection.client, 0, -1
+    while position != last:
+        last = position
+        inbox = client.new_inbox()
+        answers = await client.subscribe(inbox, pending_bytes_limit=-1, pending_msgs_limit=-1)
+        wanted = {"seq": position + 1, "batch": _BATCH, "next_by_subj": ">"}
+        await client.publish(f"$JS.API.DIRECT.GET.{LIVE}", msgspec.json.encode(wanted), reply=inbox)
+        while True:
+            message = await answers.next_msg(timeout=30)
+            headers: dict[str, str] = message.headers or {}
+            if "Nats-Subject" not in headers:
+                break
+            position = int(headers["Nats-Sequence"])
+            kind, vehicle, *_ = headers["Nats-Subject"].split(".")
+            value = msgspec.json.decode(zstd.decompress(message.data))
+            view = found.setdefault(vehicle, View())
+            if kind == "update":
+                view.updates.append((value["version"], value["prev"], value["signals"]))
+            else:
+                view.version, view.signals = value["version"], value.get("signals", {})
+        await answers.unsubscribe()
     return found
 
 
@@ -302,11 +324,6 @@ class Station:
     async def __aexit__(self, *_: object) -> None:
         await self._stack.aclose()
 
-    @property
-    def vehicles(self) -> list[str]:
-        """All that send, and all that are committed."""
-        return [*self.load.ledger.sent, *self.load.ledger.committed]
-
     async def connected(self, name: str) -> Connection:
         """A new connection, once the guest answers. Raises FleetcastError if it does not."""
         connecting = asyncio.create_task(connect(self.settings, name))
@@ -354,7 +371,7 @@ class Station:
         """Everything that was ever acknowledged against what is there."""
         connection = await self.connected("fleetcast-proof-look")
         try:
-            found = await look(connection, self.settings, self.vehicles)
+            found = await look(connection)
         finally:
             await connection.close()
         self.load.ledger.judge(found, row)
@@ -371,7 +388,7 @@ class Station:
                 if now != left:
                     left, since = now, time.monotonic()
                 await asyncio.sleep(0.2)
-            found = await look(connection, self.settings, self.vehicles)
+            found = await look(connection)
         finally:
             await connection.close()
             self.load.consume.clear()
@@ -418,6 +435,7 @@ async def _control(seed: int, cuts: int, say_line: Say, least: int, row: Row) ->
     for number in range(cuts):
         with short_folder() as folder:
             async with Station(folder, seed + number, synced=False) as station:
+                await asyncio.sleep(_WRITTEN_BACK)  # so that the streams at least are on the disk
                 await station.cut(least)
                 found = Row("control")
                 await station.load.__aexit__()
@@ -454,7 +472,7 @@ def main() -> int:
 
     try:
         rows = asyncio.run(prove(given.seed, given.cuts, say_line))
-    except Unusable as why:
+    except FleetcastError as why:
         sys.stderr.write(f"{why}\n")
         return 2
     print_table(rows, sys.stdout)
