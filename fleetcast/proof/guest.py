@@ -29,7 +29,6 @@ _QEMU = "qemu-system-x86_64"
 _MODULES = ("virtio_pci", "virtio_blk", "virtio_net")
 _SYNC = "  sync_interval: always\n"
 _SBIN = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
-_BOOT_BOUND = 60.0
 
 _INIT = """\
 #!/bin/busybox sh
@@ -104,6 +103,7 @@ class Guest:
 
     async def boot(self) -> None:
         """Power on; the server answers some seconds later."""
+        self._console.unlink(missing_ok=True)
         accelerator = ["-accel", "tcg", "-cpu", "max"] if emulated() else ["-accel", "kvm", "-cpu", "host"]
         size = f"logical_block_size={BLOCK},physical_block_size={BLOCK}"
         # setpriv: so that no machine is left behind by a proof that was killed itself
@@ -126,6 +126,11 @@ class Guest:
         """The power is gone, this instant: for the machine, and for the cache of its disk."""
         self.disk.cut(dice)
         await self._kill()
+
+    @property
+    def ready(self) -> bool:
+        """Whether nats-server has said so since the boot. Before that a connection is taken, and nobody answers on it."""
+        return self._console.exists() and b"Server is ready" in self._console.read_bytes()
 
     def check(self) -> None:
         """Raises FleetcastError if the machine has gone by itself."""

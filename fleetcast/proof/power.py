@@ -53,6 +53,7 @@ Say = Callable[[str], None]
 _SENDERS = [f"sender-{number:02d}" for number in range(24)]
 _COMMITTERS = [[f"commit-{number}-{one}" for one in range(5)] for number in range(3)]
 _CONTROLS = 3
+_PROMISES = 300
 _BOOT_BOUND = 240.0  # emulated, on a busy machine; with the processor's help it is some seconds
 _WRITTEN_BACK = 40.0  # seconds in which Linux writes by itself what nobody flushes: 30, and a little
 _STILL = 45.0  # seconds without progress, after which the consumer is at the end of what it is given
@@ -326,6 +327,7 @@ class Station:
 
     async def connected(self, name: str) -> Connection:
         """A new connection, once the guest answers. Raises FleetcastError if it does not."""
+        await self.until(lambda: self.guest.ready, "nats-server is ready")
         connecting = asyncio.create_task(connect(self.settings, name))
         try:
             await self.until(connecting.done, "the guest answers")
@@ -397,7 +399,7 @@ class Station:
 
 
 async def prove(
-    seed: int, cuts: int, say_line: Say, least: int = 300, controls: int = _CONTROLS
+    seed: int, cuts: int, say_line: Say, least: int = _PROMISES, controls: int = _CONTROLS
 ) -> list[Row]:
     """The cuts and the control. `least`: acknowledgements before each cut. Raises Unusable without what it needs."""
     row = Row("power cut")
@@ -461,6 +463,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="fleetcast.proof.power", description="Power cuts under load.")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--cuts", type=int, default=20)
+    parser.add_argument("--controls", type=int, default=_CONTROLS, help="cuts with the default sync_interval")
+    parser.add_argument("--promises", type=int, default=_PROMISES, help="acknowledgements before each cut")
     given = parser.parse_args()
     configure_logging(Settings(log_level="error"), "prove")
     began = time.monotonic()
@@ -471,7 +475,7 @@ def main() -> int:
         sys.stdout.flush()
 
     try:
-        rows = asyncio.run(prove(given.seed, given.cuts, say_line))
+        rows = asyncio.run(prove(given.seed, given.cuts, say_line, given.promises, given.controls))
     except FleetcastError as why:
         sys.stderr.write(f"{why}\n")
         return 2

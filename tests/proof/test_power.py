@@ -2,7 +2,10 @@
 
 import asyncio
 import random
+import re
 import struct
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,7 +13,7 @@ from typing import Any
 import pytest
 
 from fleetcast.errors import Unusable
-from fleetcast.proof import guest, power
+from fleetcast.proof import guest
 from fleetcast.proof.disk import BLOCK, VolatileDisk, serve
 from fleetcast.proof.ledger import Found, Ledger, View
 from fleetcast.proof.oracle import Fold
@@ -184,11 +187,18 @@ def test_without_its_parts_one_line_says_how_to_get_them(
 
 @pytest.mark.timeout(900)
 @pytest.mark.skipif(bool(guest.missing()), reason=f"no {guest.missing()}: `make setup-prove` installs it")
-async def test_a_guest_keeps_all_through_a_cut_and_loses_some_without_fsync() -> None:
-    said: list[str] = []
-    rows = await power.prove(1, 1, said.append, least=100, controls=1)
-    assert all(row.clean for row in rows), rows
-    assert rows[0].times == 1
-    assert rows[0].acked > 0
-    assert rows[0].events > 0
-    assert any(line.startswith("control: default sync_interval lost") for line in rows[0].notes)
+def test_a_guest_keeps_all_through_a_cut_and_loses_some_without_fsync() -> None:
+    # A process of its own: nats-py leaves a socket behind at each try of a server that is not up yet.
+    command = [
+        sys.executable,
+        "-m",
+        "fleetcast.proof.power",
+        "--seed=1",
+        "--cuts=1",
+        "--controls=1",
+        "--promises=100",
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "every promise kept" in done.stdout
+    assert re.search(r"control: default sync_interval lost [1-9]", done.stdout)
