@@ -13,6 +13,7 @@ import msgspec
 
 from fleetcast.errors import FleetcastError
 from fleetcast.nats_backup import Queue
+from fleetcast.proof import power as power_cuts
 from fleetcast.proof.deploys import DEPLOY, KEEPS, MOVES
 from fleetcast.proof.faults import Fault, drop, fill_disk, kill_named, kinds, schedule, small_disk
 from fleetcast.proof.ports import short_folder
@@ -108,6 +109,11 @@ async def nodes(wish: Wish) -> list[Row]:
     from fleetcast.proof.nodes import prove  # it is built on what is here
 
     return await prove(wish.seed, 1, wish.say, wish.size)
+
+
+async def power(wish: Wish) -> list[Row]:
+    """nats-server's machine without power under load, twenty times; and a control that must lose something."""
+    return await power_cuts.prove(wish.seed, 20, wish.say)
 
 
 async def deploys(wish: Wish) -> list[Row]:
@@ -221,6 +227,10 @@ ACTS = {
     "nodes": Act(
         "three nats-servers, replicas = 3: killed, stopped, cut off, wiped (needs root: network namespaces)",
         nodes,
+    ),
+    "power": Act(
+        "the power of nats-server's machine cut under load (needs a virtual machine: `make setup-prove`)",
+        power,
     ),
     "restores": Act("LIVE restored from a backup, the packet stream recreated; true resets", restores),
 }
