@@ -296,7 +296,7 @@ async def test_a_content_encoding_that_is_none_of_ours(
         (a_packet(), "zstd", "zstd"),
         (a_packet(), "gzip", "gzip"),
         (zstd.compress(a_packet())[:-3], "zstd", "truncated zstd"),
-        (gzip.compress(a_packet())[:-3], "gzip", "truncated gzip"),
+        (gzip.compress(a_packet(), mtime=0)[:-3], "gzip", "truncated gzip"),
         (b'{"vehicle": "\xff"}', "identity", "UTF-8"),
         (a_packet(sent_at="0001-01-01T00:00:00+23:59"), "identity", ""),
     ],
