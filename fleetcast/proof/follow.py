@@ -55,9 +55,8 @@ class Follower:
             while True:
                 message: Msg = await answers.next_msg(timeout=2)
                 headers: dict[str, str] = message.headers or {}
-                if (
-                    "Status" in headers
-                ):  # the end; or nobody is there, which names a subject too: that of the question
+                # The end; or that nobody is there, which names a subject too: that of the question.
+                if "Status" in headers:
                     return count
                 _, vehicle, _ = headers["Nats-Subject"].split(".")
                 stored = datetime.fromisoformat(headers["Nats-Time-Stamp"]).timestamp()
