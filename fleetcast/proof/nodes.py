@@ -104,7 +104,7 @@ class NodesWorld(World):
         await super().__aexit__(*exc)
 
     async def _keep_asking(self) -> None:
-        """As an origin does: so our own connection leaves a node that is cut off, whose copy the follower would go on reading."""
+        """As an origin does: so our own connection leaves a node that is cut off; the follower would go on reading its copy."""
         while True:
             with suppress(FleetcastError):
                 await self.connection.api(f"STREAM.INFO.{LIVE}")
