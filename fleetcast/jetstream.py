@@ -218,7 +218,11 @@ class Connection:
             pinging.add_done_callback(self._ponged)
             losing = asyncio.ensure_future(this.wait())
             try:
-                await asyncio.wait({pinging, losing}, timeout=_SILENT, return_when=asyncio.FIRST_COMPLETED)
+                # In two steps: after this process itself stood still, the PONG may be there and not be read yet.
+                for seconds in (_SILENT - _PING, _PING):
+                    await asyncio.wait(
+                        {pinging, losing}, timeout=seconds, return_when=asyncio.FIRST_COMPLETED
+                    )
             finally:
                 losing.cancel()
             vain = self._vain_since
@@ -229,7 +233,6 @@ class Connection:
                 self._leave()
             elif self.several and vain is not None and asyncio.get_running_loop().time() - vain > _FORSAKEN:
                 log.warning("nats-server answers nothing: trying another", seconds=_FORSAKEN)
-                self._vain_since = None
                 self._leave()
 
     def _ponged(self, pinging: asyncio.Future[None]) -> None:
@@ -246,6 +249,7 @@ class Connection:
         """The connection is gone, for now."""
         self._lost.set()
         self._lost = asyncio.Event()  # for what is asked from now on
+        self._vain_since = None
 
     def found(self) -> None:
         """It is back: whoever holds something of the server's learns it."""

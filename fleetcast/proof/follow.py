@@ -57,9 +57,8 @@ class Follower:
                 async with asyncio.timeout(2):
                     message = await came.get()
                 headers: dict[str, str] = message.headers or {}
-                if (
-                    "Status" in headers
-                ):  # the end; or nobody is there, which names a subject too: that of the question
+                # The end; or that nobody is there, which names a subject too: that of the question.
+                if "Status" in headers:
                     return count
                 _, vehicle, _ = headers["Nats-Subject"].split(".")
                 stored = datetime.fromisoformat(headers["Nats-Time-Stamp"]).timestamp()

@@ -14,12 +14,13 @@ import signal
 import sys
 import time
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
 import msgspec
 
-from fleetcast.errors import Unusable
+from fleetcast.errors import FleetcastError, Unusable
 from fleetcast.proof.acts import finished, one
 from fleetcast.proof.cluster import COUNT, Cluster, Place, on_net, url
 from fleetcast.proof.faults import Fault
@@ -91,6 +92,23 @@ class NodesWorld(World):
         """Its nodes."""
         assert isinstance(self.platform, NodesPlatform)
         return self.platform.cluster
+
+    async def __aenter__(self) -> NodesWorld:
+        await super().__aenter__()
+        self._asking = asyncio.create_task(self._keep_asking())
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        self._asking.cancel()
+        await asyncio.gather(self._asking, return_exceptions=True)
+        await super().__aexit__(*exc)
+
+    async def _keep_asking(self) -> None:
+        """As an origin does: so our own connection leaves a node that is cut off; the follower would go on reading its copy."""
+        while True:
+            with suppress(FleetcastError):
+                await self.connection.api(f"STREAM.INFO.{LIVE}")
+            await asyncio.sleep(1)
 
     async def heal(self, since: float, bound: float = HEAL_BOUND) -> float | None:
         """As ever, but from the moment of the harm."""
