@@ -8,7 +8,7 @@
 All come back with their last event id, unless told otherwise. They check nothing: what they saw is reported, and the oracle
 judges.
 In: {"drop": true} makes all come back at once; {"anew": true} the same, without their last event id; {"away": seconds} sends
-every third away for so long; {"calm": true} ends all moods; {"final": true} asks what each shows.
+every third, ten at most, away for so long; {"calm": true} ends all moods; {"final": true} asks what each shows.
 Out: each tenth of a second {"events": […], "moods": [[phone, vehicle, awake, again, anew], …], "connected", "closed",
 "refused": how many}, and once asked "final": [[phone, version, checksum], …].
 """
@@ -35,6 +35,7 @@ _MOODS = ("steady",) * 12 + ("restless",) * 4 + ("sleepy",) * 3 + ("slow",)
 _SILENCE = 60.0  # seconds without a byte: keep-alives come every 25
 _SLOW_BUFFER = 4096
 _SLOW_BYTES = 250  # each quarter of a second
+_AWAY = 10
 _OVERSLEEPS = 0.004  # the share of sleeps that outlast the window
 
 
@@ -253,7 +254,7 @@ class Phones(Driver):
             for phone in self.phones:
                 phone.forgets = True
         if "away" in command:
-            for phone in self.phones[::3]:
+            for phone in self.phones[::3][:_AWAY]:
                 phone.away = float(str(command["away"]))
                 phone.dropping.set()
         if command.get("drop") or command.get("anew"):
