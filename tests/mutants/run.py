@@ -196,6 +196,7 @@ def main() -> int:
                 found = proof(folder, run)
             if found.status == 1 and found.broken:
                 print(f"{name:<26} caught: {found.text} ({found.seconds:.0f} s)", flush=True)
+                print(*(f"    {note}" for note in found.notes[:1]), flush=True)
             else:
                 bad.append(name)
                 print(f"{name:<26} LIVES ({found.seconds:.0f} s)", *found.notes, sep="\n    ", flush=True)
