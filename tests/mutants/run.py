@@ -70,6 +70,7 @@ MUTANTS = {
     "ack-before-commit": _CRASH,
     "boot-ignored": Run(("consume stopped for seconds",), 5, cars=1, rate=80),
     "commit-without-fence": _STALL,
+    "edge-without-chain": _WIRE,
     "gap-without-reset": Run(("phones away",), 1, window=5),
     "held-after-recovery": Run(("a commit's reply lost",), 1),
     "memory-not-kept": _CRASH,
