@@ -1,7 +1,7 @@
 # Two commands matter: `make demo` and `make test`. Both first install what is missing.
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup setup-test demo test test-all check format lock fresh clean
+.PHONY: help setup setup-test setup-prove demo test test-all prove check format lock fresh clean
 
 bin := .venv/bin
 
@@ -14,14 +14,20 @@ setup: ## install what Fleetcast needs to run, if it is missing
 setup-test: ## the same, and what tests and checks need
 	@scripts/setup test
 
+setup-prove: ## the same, and what the longest proofs need (a virtual machine)
+	@scripts/setup prove
+
 demo: setup ## the whole platform with cars and phones; ARGS="--seconds 30" ends with a summary
 	@exec $(bin)/fleetcast demo $(ARGS)
 
 test: check ## check, then every test (TESTS="tests/test_sse.py -k name" for some)
 	@$(bin)/pytest -n 2 $(TESTS)
 
-test-all: test ## test, then the mutants: bugs that the proof must find (MUTANTS="name name" for some)
+test-all: setup-prove test ## test, then the mutants: bugs that the proof must find (MUTANTS="name name" for some)
 	@$(bin)/python -m tests.mutants.run $(MUTANTS)
+
+prove: setup-prove ## the long proof, every act: an hour and a half (needs root; ARGS="--seed 1" for the same again)
+	@exec $(bin)/fleetcast prove --acts all --faults 240 --cars 60 --phones 100 --rate 400 $(ARGS)
 
 check: setup-test ## style, types and the direction of imports
 	@$(bin)/ruff check --quiet --output-format concise

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import random
 import secrets
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -43,6 +44,27 @@ PIN_TIMEOUT = 10.0
 """Seconds without a pull after which the server gives a partition away by itself; a pull lasts less than half of it."""
 ACK_WAIT = 60.0
 PENDING = 64 * 1024 * 1024
+_PING = 1.0
+_PONG = 60
+_SILENT = 5.0
+"""Seconds without a PONG after which a server is left: hung, or cut off. More than a busy machine's pauses."""
+_FORSAKEN = 10.0
+"""Seconds in which no leader answered after which another server of a cluster is tried: this one may be cut off from the
+others. More than they take to elect a leader (4 to 9 s)."""
+AGAIN = 1.5
+"""Seconds after which a cluster is asked again: a leader that died, or hangs, swallows what it was asked."""
+_REPEATABLE = (
+    "STREAM.INFO.",
+    "STREAM.MSG.GET.",
+    "CONSUMER.NAMES.",
+    "CONSUMER.INFO.",
+    "CONSUMER.CREATE.",
+    "CONSUMER.RESET.",
+)
+"""Requests that do no harm when they are done twice. A second reset that comes late is seen as a hole is, and means another."""
+_HEARD = 2.5
+"""Seconds since a leader's last word from another copy, which answers each second. An origin asks each second too: so it
+serves nothing by a leader that was cut off, from before the others may elect another one, after 4 s at the earliest."""
 EPOCH = "fleetcast.epoch"
 """Metadata of LIVE; absent while it is being restored: nothing is to be served from it, or committed, until then."""
 LINEAGE = "fleetcast.lineage"
@@ -67,13 +89,20 @@ class ApiError(FleetcastError):
 
 
 class Connection:
-    """A connection to nats-server that stays for ever: it reconnects by itself, and tells `on_reconnect` listeners."""
+    """A connection to nats-server that stays for ever: it reconnects by itself, and tells `on_reconnect` listeners.
 
-    def __init__(self, client: Client) -> None:
+    `several`: to a cluster, of which another server may answer what this one does not.
+    """
+
+    def __init__(self, client: Client, *, several: bool = False) -> None:
         self.client = client
+        self.several = several
         self.on_reconnect: list[Callable[[], None]] = []
         self.closing = False
         self._lost = asyncio.Event()
+        self._vain_since: float | None = None
+        self._watching: asyncio.Task[None] | None = None
+        self._pinging: set[asyncio.Future[None]] = set()
 
     @property
     def server(self) -> str:
@@ -83,19 +112,37 @@ class Connection:
     async def close(self) -> None:
         """Sends what is buffered, then closes."""
         self.closing = True
+        if self._watching is not None:
+            self._watching.cancel()
         with suppress(TimeoutError, nats.errors.Error, OSError):
             async with asyncio.timeout(2):
                 await self.client.flush()
         await self.client.close()
+        for pinging in self._pinging.copy():
+            pinging.cancel()
 
     async def api(self, subject: str, body: object = None, timeout: float = 5.0) -> dict[str, Any]:  # noqa: ASYNC109
-        """A request to `$JS.API.<subject>`. Raises ApiError, or Unavailable if there is no answer."""
+        """A request to `$JS.API.<subject>`. Raises ApiError, or Unavailable if there is no answer.
+
+        Nor is it an answer if who leads a stream hears too few of the others: they may have another leader soon, and what is
+        read here may be old then.
+        """
         payload = b"" if body is None else msgspec.json.encode(body)
-        answer = msgspec.json.decode(await self.request(f"$JS.API.{subject}", payload, timeout=timeout))
+        again = subject.startswith(_REPEATABLE)
+        answer = msgspec.json.decode(
+            await self.request(f"$JS.API.{subject}", payload, timeout=timeout, again=AGAIN if again else None)
+        )
         if (error := answer.get("error")) is not None:
+            if error.get("code") == 503:  # no leader, as far as this server knows
+                self._in_vain()
             raise ApiError(
                 error.get("code", 500), error.get("err_code", 0), error.get("description", "refused")
             )
+        if subject.startswith("STREAM.INFO."):
+            if not heard(answer):
+                self._in_vain()
+                raise Unavailable(f"stream {subject.rpartition('.')[2]}: its leader does not hear the others")
+            self._vain_since = None
         return dict(answer)
 
     async def request(
@@ -104,9 +151,10 @@ class Connection:
         payload: bytes,
         headers: dict[str, str] | None = None,
         timeout: float = 5.0,  # noqa: ASYNC109
+        again: float | None = None,
     ) -> bytes:
         """A request whose answer is bytes. Raises Unavailable."""
-        return (await self.ask(subject, payload, headers, timeout)).data
+        return (await self.ask(subject, payload, headers, timeout, again)).data
 
     async def ask(
         self,
@@ -114,28 +162,85 @@ class Connection:
         payload: bytes,
         headers: dict[str, str] | None = None,
         timeout: float = 5.0,  # noqa: ASYNC109
+        again: float | None = None,
     ) -> Msg:
         """A request whose answer is the message.
 
         Raises Unavailable, at once if the connection is lost meanwhile: the client alone would wait out the time. What was
-        asked may have been done all the same.
+        asked may have been done all the same. `again`: a cluster that is silent for so many seconds is asked the same once
+        more, and again, within `timeout`; the first answer counts. Only for what does the same when it is done twice.
         """
         if not self.client.is_connected:
             raise Unavailable("nats-server is away")
-        asking = asyncio.ensure_future(
-            self.client.request(subject, payload, timeout=timeout, headers=headers)
-        )
-        losing = asyncio.ensure_future(self._lost.wait())
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + timeout
+        losing: asyncio.Future[Any] = asyncio.ensure_future(self._lost.wait())
+        asking: set[asyncio.Future[Any]] = set()
         try:
-            await asyncio.wait({asking, losing}, return_when=asyncio.FIRST_COMPLETED)
-            if not asking.done():
-                raise Unavailable(f"nats-server was lost while {subject} was asked")
-            return asking.result()
+            while True:
+                left = max(0.01, deadline - loop.time())
+                asked = self.client.request(subject, payload, timeout=left, headers=headers)
+                asking.add(asyncio.ensure_future(asked))
+                pause = again if self.several and again is not None and again < left else None
+                await asyncio.wait({*asking, losing}, timeout=pause, return_when=asyncio.FIRST_COMPLETED)
+                if answered := [one for one in asking if one.done()]:
+                    answer: Msg = answered[0].result()
+                    if not subject.startswith("$JS.API."):  # stored, by a majority
+                        self._vain_since = None
+                    return answer
+                if losing.done():
+                    raise Unavailable(f"nats-server was lost while {subject} was asked")
         except (nats.errors.Error, OSError, TimeoutError) as error:
+            self._in_vain()
             raise Unavailable(f"nats-server: {type(error).__name__} on {subject}") from error
         finally:
-            losing.cancel()
-            asking.cancel()
+            for one in (losing, *asking):
+                _forget(one)
+
+    def _in_vain(self) -> None:
+        if self._vain_since is None:
+            self._vain_since = asyncio.get_running_loop().time()
+
+    def watch(self) -> None:
+        """Begins to see to it that a server that is silent, or of no use, is left."""
+        self._watching = asyncio.create_task(self._keep_watching())
+
+    async def _keep_watching(self) -> None:
+        """The client has pings of its own, but they wait behind what cannot be sent, and then so does its closing."""
+        while True:
+            await asyncio.sleep(_PING)
+            if not self.client.is_connected:
+                continue
+            this = self._lost
+            # Not cancelled while its PONG may still come, which the client would choke on; it ends by itself.
+            pinging = asyncio.ensure_future(self.client.flush(_PONG))
+            self._pinging.add(pinging)
+            pinging.add_done_callback(self._ponged)
+            losing = asyncio.ensure_future(this.wait())
+            try:
+                await asyncio.wait({pinging, losing}, timeout=_SILENT, return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                losing.cancel()
+            vain = self._vain_since
+            if this.is_set():
+                continue
+            if not pinging.done():
+                log.warning("nats-server is silent: leaving it", seconds=_SILENT)
+                self._leave()
+            elif self.several and vain is not None and asyncio.get_running_loop().time() - vain > _FORSAKEN:
+                log.warning("nats-server answers nothing: trying another", seconds=_FORSAKEN)
+                self._vain_since = None
+                self._leave()
+
+    def _ponged(self, pinging: asyncio.Future[None]) -> None:
+        self._pinging.discard(pinging)
+        _forget(pinging)
+
+    def _leave(self) -> None:
+        """The connection ends at once; closed in order it would wait until the server took what was sent."""
+        transport = self.client._transport
+        if (writer := getattr(transport, "_io_writer", None)) is not None:
+            writer.transport.abort()
 
     def lost(self) -> None:
         """The connection is gone, for now."""
@@ -146,6 +251,19 @@ class Connection:
         """It is back: whoever holds something of the server's learns it."""
         for listener in self.on_reconnect:
             listener()
+
+
+def _forget(future: asyncio.Future[Any]) -> None:
+    """Ends it, and whatever came of it is of no interest."""
+    if not future.cancel() and not future.cancelled():
+        future.exception()
+
+
+def heard(info: dict[str, Any]) -> bool:
+    """Whether the stream's leader, whose STREAM.INFO this is, heard a majority a moment ago, itself included."""
+    copies = (info.get("cluster") or {}).get("replicas") or ()
+    there = 1 + sum(0 < copy.get("active", 0) < _HEARD * 1e9 for copy in copies)
+    return bool(there * 2 > 1 + len(copies))
 
 
 async def connect(settings: Settings, name: str) -> Connection:
@@ -166,12 +284,16 @@ async def connect(settings: Settings, name: str) -> Connection:
     async def failed(error: Exception) -> None:
         log.debug("nats", error=repr(error))
 
+    servers = settings.nats_servers
+    # In an order of our own: the client, left to itself, would go back to a server that it has just left.
+    random.shuffle(servers)
     client = Client()
     while True:
         try:
             await client.connect(
-                settings.nats,
+                servers,
                 name=name,
+                dont_randomize=True,
                 reconnect_time_wait=0.25,  # type: ignore[arg-type]  # it is only slept
                 max_reconnect_attempts=-1,
                 ping_interval=5,
@@ -188,7 +310,8 @@ async def connect(settings: Settings, name: str) -> Connection:
             await asyncio.sleep(1)
             client = Client()
         else:
-            connection = Connection(client)
+            connection = Connection(client, several=len(servers) > 1)
+            connection.watch()
             return connection
 
 

@@ -149,8 +149,9 @@ class Layout:
             "ingest_port": (settings.host, settings.ingest_port),
             "inner_port": ("127.0.0.1", settings.inner_port),
             "haproxy_port": ("127.0.0.1", settings.haproxy_port),
-            "nats": natsserver.address(settings),
         }
+        if len(own := natsserver.addresses(settings)) == 1:
+            ports["nats"] = own[0]
         for name in self.named("ingest", "consume", "origin"):
             ports[f"admin_port (of {name})"] = ("127.0.0.1", self.processes[name].admin)
         for name in self.named("origin"):

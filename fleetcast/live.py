@@ -54,7 +54,10 @@ class Live(Protocol):
     async def since(
         self, vehicle: str, version: int, *, leader: bool = False
     ) -> tuple[State, Sequence[Update]]:
-        """The latest state and the retained updates newer than `version`, in order, read in one go."""
+        """The latest state, and the retained updates after `version` up to it, in order, as far back as there is no hole.
+
+        A `version` of -1 asks for the state alone.
+        """
 
     async def commit(self, changes: Sequence[Change], epoch: str = "") -> Sequence[int]:
         """All of it or nothing; the new revisions. Raises Fenced, Refused or Unavailable; then the caller reloads.

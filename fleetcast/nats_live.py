@@ -19,11 +19,11 @@ from backports import zstd
 from nats.aio.msg import Msg
 
 from fleetcast.errors import Unavailable
-from fleetcast.jetstream import NO_MESSAGE, ApiError, Connection, epoch_of
+from fleetcast.jetstream import AGAIN, NO_MESSAGE, ApiError, Connection, epoch_of
 from fleetcast.live import Change, Fenced, Held, Refused
 from fleetcast.settings import Settings
 from fleetcast.state import State
-from fleetcast.subjects import LIVE, commit_subject, state_subject, update_subject, updates_filter
+from fleetcast.subjects import LIVE, commit_subject, state_subject, update_subject
 from fleetcast.update import Update
 
 T = TypeVar("T")
@@ -31,15 +31,13 @@ T = TypeVar("T")
 _STATE = msgspec.json.Decoder(State)
 _UPDATE = msgspec.json.Decoder(Update)
 _WRONG_LAST = (10071, 10164)  # the second: another commit of the same subject is under way
-_TOO_MUCH = (
-    10047,
-    10077,
-    10122,
-    10123,
-)  # no storage or memory left, the stream is full: wait, reject nothing
-_BUSY = (10176, 10174, 10175, 10207)  # too many open batches, or one that was given up: wait, come again
+_CONTENT = (10054, 10097, 10165, 10199)
+"""A message too large, its headers too large, a time to live that is none, a batch too large. Only these name what is in the
+commit; everything else is of the server, or of its cluster, and passes: were it taken for a refusal, good packets would be
+put aside. So what is not known is not here."""
 _FRAME = 1024  # room for a message's headers below the server's max_payload
 _BATCH_MESSAGES = 1000
+_PIECE = 256  # updates read at a time; one answer may hold 1,024
 _BATCH_BYTES = 64_000_000
 
 
@@ -52,7 +50,7 @@ class NatsLive:
         self._ttl = f"{max(1, round(settings.window))}s"
 
     async def epoch(self) -> str:
-        """Asked of the stream each time: a restore renews it under a running process."""
+        """Asked of the stream each time: a restore renews it under a running process, and a leader may be cut off."""
         try:
             info = await self._connection.api(f"STREAM.INFO.{LIVE}")
         except ApiError as error:
@@ -61,7 +59,10 @@ class NatsLive:
 
     async def latest(self, vehicle: str, *, leader: bool = False) -> Held:
         """One get by subject."""
-        found = await (self._from_leader if leader else self._direct)(state_subject(vehicle))
+        found = None if leader else await self._direct(state_subject(vehicle))
+        # A copy that lags may not have it yet: only the leader can say that there is none.
+        if found is None and (leader or self._settings.replicas > 1):
+            found = await self._from_leader(state_subject(vehicle))
         if found is None:
             return Held(State(vehicle), 0)
         revision, data = found
@@ -84,18 +85,14 @@ class NatsLive:
     async def since(
         self, vehicle: str, version: int, *, leader: bool = False
     ) -> tuple[State, Sequence[Update]]:
-        """One `multi_last` request; a window of more subjects than that may return is read in pieces."""
-        if not leader:
-            read = await self._multi([state_subject(vehicle), updates_filter(vehicle)])
-            if read is not None:
-                state = read.pop(state_subject(vehicle), None)
-                updates = [_decode(_UPDATE, data) for data in read.values()]
-                updates.sort(key=lambda update: update.version)
-                newer = [update for update in updates if update.version > version]
-                return (State(vehicle) if state is None else _decode(_STATE, state)), newer
-        # In many reads, so from the leader: replicas that differ would make a window with a hole.
-        held = await self.latest(vehicle, leader=True)
-        return held.state, await self._pieces(vehicle, version, held.state.version)
+        """The state first, then what led to it from `version` on: so the window never ends before the state does.
+
+        A phone that missed nothing costs one get, and nobody's whole window is read.
+        """
+        state = (await self.latest(vehicle, leader=leader)).state
+        return state, await self._newest(
+            vehicle, version, state.version, leader=leader
+        ) if version >= 0 else []
 
     async def commit(self, changes: Sequence[Change], epoch: str = "") -> Sequence[int]:
         """Splits what a batch cannot hold between vehicles, never within one."""
@@ -178,7 +175,7 @@ class NatsLive:
         return revisions[::-1]
 
     async def _direct(self, subject: str) -> tuple[int, bytes] | None:
-        message = await self._connection.ask(f"$JS.API.DIRECT.GET.{LIVE}.{subject}", b"")
+        message = await self._connection.ask(f"$JS.API.DIRECT.GET.{LIVE}.{subject}", b"", again=AGAIN)
         headers: dict[str, str] = message.headers or {}
         if (status := headers.get("Status")) is not None:
             if status == "404":
@@ -196,8 +193,32 @@ class NatsLive:
         message = answer["message"]
         return int(message["seq"]), base64.b64decode(message["data"])
 
+    async def _newest(self, vehicle: str, version: int, upto: int, *, leader: bool) -> list[Update]:
+        """The newest unbroken run of retained updates after `version`, read backwards in pieces."""
+        updates: list[Update] = []
+        high = upto
+        while high > version:
+            low = max(version, high - _PIECE)
+            names = [update_subject(vehicle, number) for number in range(low + 1, high + 1)]
+            found = None if leader else await self._multi(names)
+            # A hole may be a replica's that is behind the one the state came from; the leader knows.
+            if found is None or (len(found) < len(names) and self._settings.replicas > 1):
+                found = await self._each_from_leader(names)
+            run = 0
+            while run < len(names) and names[-1 - run] in found:
+                run += 1
+            updates = [_decode(_UPDATE, found[name]) for name in names[len(names) - run :]] + updates
+            if run < len(names):
+                break
+            high = low
+        return updates
+
+    async def _each_from_leader(self, names: Sequence[str]) -> dict[str, bytes]:
+        found = await asyncio.gather(*map(self._from_leader, names))
+        return {name: item[1] for name, item in zip(names, found, strict=True) if item is not None}
+
     async def _multi(self, subjects: Sequence[str]) -> dict[str, bytes] | None:
-        """The last message of each subject, at one moment; None if that is more than one answer may hold."""
+        """The last message of each subject that has one; None if that is more than one answer may hold."""
         client = self._connection.client
         inbox = client.new_inbox()
         answers = await client.subscribe(inbox, pending_bytes_limit=-1, pending_msgs_limit=-1)
@@ -206,7 +227,7 @@ class NatsLive:
             await client.publish(f"$JS.API.DIRECT.GET.{LIVE}", request, reply=inbox)
             found: dict[str, bytes] = {}
             while True:
-                message: Msg = await answers.next_msg(timeout=5)
+                message: Msg = await answers.next_msg(timeout=AGAIN if self._connection.several else 5)
                 headers: dict[str, str] = message.headers or {}
                 status = headers.get("Status")
                 if status is None:
@@ -219,33 +240,23 @@ class NatsLive:
                     return None
                 else:
                     raise Unavailable(f"{subjects[0]}: status {status}")
-        except (nats.errors.Error, OSError, TimeoutError) as error:
+        except TimeoutError:
+            if self._connection.several:  # that copy died, or hangs: the leader is asked instead
+                return None
+            raise Unavailable(f"{subjects[0]}: no answer") from None
+        except (nats.errors.Error, OSError) as error:
             raise Unavailable(f"{subjects[0]}: {type(error).__name__}") from error
         finally:
             await answers.unsubscribe()
 
-    async def _pieces(self, vehicle: str, version: int, upto: int) -> list[Update]:
-        """The newest unbroken run of retained updates after `version`, read backwards in pieces."""
-        updates: list[Update] = []
-        high = upto
-        while high > version:
-            low = max(version, high - 256)
-            names = [update_subject(vehicle, number) for number in range(low + 1, high + 1)]
-            found = await asyncio.gather(*(self._from_leader(name) for name in names))
-            updates = [_decode(_UPDATE, item[1]) for item in found if item is not None] + updates
-            if any(item is None for item in found):
-                break
-            high = low
-        return updates
-
 
 def _decision(error: dict[str, Any]) -> Fenced | Refused | Unavailable:
-    code, err_code, text = error.get("code", 500), error.get("err_code", 0), error.get("description", "")
+    err_code, text = error.get("err_code", 0), error.get("description", "")
     if err_code in _WRONG_LAST:
         return Fenced(f"another process committed first: {text}")
-    if err_code in _TOO_MUCH or err_code in _BUSY or code in (429, 503):
-        return Unavailable(f"commit not taken: {text} ({err_code})")
-    return Refused(f"commit refused: {text} ({err_code})")
+    if err_code in _CONTENT:
+        return Refused(f"commit refused: {text} ({err_code})")
+    return Unavailable(f"commit not taken: {text} ({err_code})")
 
 
 def _decode(decoder: msgspec.json.Decoder[T], data: bytes) -> T:

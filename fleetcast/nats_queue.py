@@ -26,6 +26,7 @@ from fleetcast import metrics
 from fleetcast.clock import Clock, rfc3339
 from fleetcast.errors import Recover, Unavailable
 from fleetcast.jetstream import (
+    AGAIN,
     PIN_TIMEOUT,
     ApiError,
     Connection,
@@ -118,10 +119,10 @@ class NatsQueue:
     # Putting
 
     async def put(self, vehicle: str, packet_id: str, body: bytes, form: str, encoding: str) -> Stored:
-        """One publish; JetStream answers when it is on disk."""
+        """One publish; JetStream answers when it is on disk. By its id it is stored once however often it is sent."""
         headers = {"Nats-Msg-Id": packet_id, FORM: form, ENCODING: encoding}
         answer = msgspec.json.decode(
-            await self._connection.request(put_subject(vehicle), body, headers, timeout=10)
+            await self._connection.request(put_subject(vehicle), body, headers, timeout=10, again=2 * AGAIN)
         )
         if (error := answer.get("error")) is not None:
             raise Unavailable(f"the queue refuses: {error.get('description')}")
@@ -138,7 +139,9 @@ class NatsQueue:
             STORED: rfc3339(delivery.stored),
         }
         subject = rejected_subject(delivery.partition, delivery.vehicle)
-        answer = msgspec.json.decode(await self._connection.request(subject, delivery.body, headers))
+        answer = msgspec.json.decode(
+            await self._connection.request(subject, delivery.body, headers, again=2 * AGAIN)
+        )
         if (error := answer.get("error")) is not None:
             raise Unavailable(f"REJECTED refuses: {error.get('description')}")
 
@@ -240,7 +243,7 @@ class NatsQueue:
         """The server then serves whoever pulls next, instead of waiting for a silent owner."""
         with suppress(ApiError):
             subject = f"CONSUMER.UNPIN.{PACKETS}.{partition_consumer(number, generation.name)}"
-            await self._connection.api(subject, {"group": PRIORITY_GROUP})
+            await self._connection.api(subject, {"group": PRIORITY_GROUP}, timeout=_LEAVE)
 
     # Pulling
 
@@ -295,7 +298,7 @@ class NatsQueue:
         if partition.fresh:
             await self._unpin(partition.number, now)
         # Without a pin somebody else may own it still, and a reset would disturb that one: our first message brings a
-        # pin, and with it the reset.
+        # pin, and with it the reset. In a cluster a new leader knows no pins: the same happens.
         partition.reset = partition.fresh or bool(partition.pin)
         if partition.reset:
             consumer = partition_consumer(partition.number, now.name)

@@ -1,38 +1,69 @@
-"""nats-server's configuration, for one machine: JetStream in the data folder, every acknowledgement on disk."""
+"""nats-server's configuration: JetStream in the data folder, every acknowledgement on disk; alone, or one of a cluster."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from urllib.parse import urlsplit
+
+import msgspec
 
 from fleetcast.errors import Unusable
 from fleetcast.settings import Settings
 
 
+class Node(msgspec.Struct, frozen=True):
+    """One nats-server of a cluster: its name there, what it listens on, and host:port of all nodes for each other."""
+
+    name: str
+    host: str
+    port: int
+    cluster_port: int
+    routes: Sequence[str]
+
+
+def addresses(settings: Settings) -> list[tuple[str, int]]:
+    """Host and port of each server of the setting `nats`. Raises Unusable."""
+    found = [_address(server) for server in settings.nats_servers]
+    if not found:
+        raise Unusable("nats: is empty, and not nats://host:port")
+    return found
+
+
 def address(settings: Settings) -> tuple[str, int]:
-    """Host and port of the setting `nats`. Raises Unusable."""
+    """The one of a platform that runs its own nats-server. Raises Unusable."""
+    first, *others = addresses(settings)
+    if others or settings.replicas > 1:
+        raise Unusable(
+            "nats: `up` runs one nats-server, with one address and replicas = 1. Of a cluster, run the servers and the"
+            ' roles yourself: "Three nats-servers" in docs/operations.md'
+        )
+    return first
+
+
+def _address(server: str) -> tuple[str, int]:
     try:
-        parts = urlsplit(settings.nats)
+        parts = urlsplit(server)
         port = parts.port
     except ValueError:
         port = None
     if port is None or parts.scheme != "nats" or not parts.hostname:
-        raise Unusable(f"nats: {settings.nats} is not nats://host:port")
+        raise Unusable(f"nats: {server} is not nats://host:port")
     return parts.hostname, port
 
 
-def configuration(settings: Settings, store: Path) -> str:
+def configuration(settings: Settings, store: Path, node: Node | None = None) -> str:
     """The text of nats.conf.
 
     `sync_interval: always`: by default an acknowledged message may sit in the page cache for two minutes, and a power cut
     takes it. `max_payload` leaves room for a packet's headers, and for a state, which may be larger than a packet.
     """
-    host, port = address(settings)
+    host, port = address(settings) if node is None else (node.host, node.port)
     payload = max(2_000_000, settings.max_packet + 65_536)
     files = settings.queue_bytes + settings.live_bytes + settings.rejected_bytes + 1_000_000_000
     return f"""\
 listen: "{host}:{port}"
-server_name: fleetcast
+server_name: {"fleetcast" if node is None else node.name}
 max_payload: {payload}
 max_pending: 256MB
 write_deadline: "30s"
@@ -41,5 +72,24 @@ jetstream {{
   sync_interval: always
   max_file_store: {files}
   max_buffered_size: 1GB
+}}
+""" + ("" if node is None else _cluster(node))
+
+
+def _cluster(node: Node) -> str:
+    """`no_advertise`: clients know all servers from their settings, and reach them as those say.
+
+    `ping_interval`: a node that hangs, or is cut off, goes on being asked by the others until they close their connections to
+    it; by default that takes minutes, here 6 s.
+    """
+    routes = ", ".join(f'"nats://{route}"' for route in node.routes)
+    return f"""\
+cluster {{
+  name: fleetcast
+  listen: "{node.host}:{node.cluster_port}"
+  routes: [{routes}]
+  no_advertise: true
+  ping_interval: "2s"
+  ping_max: 2
 }}
 """

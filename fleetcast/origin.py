@@ -56,6 +56,8 @@ _PATIENCE = {"next": 8.0, "events": 3.0}
 """Seconds that a question waits for the live state to be back. The edge, answered in vain, asks again only after 1, 2, 4, 8 s,
 and its phones' updates wait meanwhile; a phone stays away for seconds. Below the inner balancer's own limit (15 s)."""
 _EPOCH_SECONDS = 1.0
+_DEPOSED = 1.2
+"""Seconds in which a leader that was replaced while it hung learns of it: more than a heartbeat of its successor."""
 _VEHICLES_SECONDS = 3.0
 _MOST = 100
 _NO_STORE = {"Cache-Control": "no-store"}
@@ -172,6 +174,13 @@ class Origin:
         if isinstance(found, Ahead):  # a stale replica was read
             state, window = await since(leader=True)
             found = resume(epoch, last, state, window, leader=True)
+            if version is not None and version > state.version:
+                # Ahead of the leader too: not an id of ours. Or that was a leader that others have replaced already, and that
+                # did not know it yet: by now it does, or says that it hears no others.
+                await asyncio.sleep(_DEPOSED)
+                state, window = await since(leader=True)
+                await self._live.epoch()
+                found = resume(epoch, last, state, window, leader=True)
         if isinstance(found, Replay):
             metrics.REPLAYS.labels(by).inc()
             metrics.REPLAYED.labels(by).inc(len(found.updates))

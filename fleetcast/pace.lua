@@ -6,7 +6,7 @@
 
 local interval = 1 / tonumber(os.getenv("FLEETCAST_PACE"))
 local most = tonumber(os.getenv("FLEETCAST_OPENING"))
-local forgotten = 10 -- seconds after which one that was not answered counts no more: its phone may have gone
+local forgotten = 5 -- seconds after which one that was not answered counts no more: its phone may have gone
 
 local free = 0 -- when the next slot is, in seconds since 1970
 local opening = {} -- when each was let through, by its number
@@ -36,10 +36,10 @@ core.register_action("pace", { "http-req" }, function(txn)
       ended(first)
       first = first + 1
     end
+    if tonumber(txn.f:nbsrv("streams")) == 0 then return end -- told at once, by HAProxy itself
     if count < most then break end
     core.msleep(100 + math.random(100))
   end
-  if core.backends["streams"]:get_srv_act() == 0 then return end -- told at once, by HAProxy itself
   last = last + 1
   count = count + 1
   opening[last] = now()

@@ -46,7 +46,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What the addresses and the page call the things that send, in the plural: /v1/vehicles. 1 to 20 of a-z. In packets
     and events the field is `vehicle` whatever they are."""
     nats: str = "nats://127.0.0.1:4222"
-    """The message queue."""
+    """The message queue: nats://host:port. Several servers of one cluster are separated by commas."""
     edge_sub: Addresses = ("127.0.0.1:5562", "127.0.0.1:5572")
     """host:port of each edge replica's ZeroMQ input. A name that resolves to several addresses is as many replicas."""
     edge_http: Addresses = ("127.0.0.1:5561", "127.0.0.1:5571")
@@ -126,6 +126,11 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Logs for people or for machines; auto: text on a terminal."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     """debug says each packet."""
+
+    @property
+    def nats_servers(self) -> list[str]:
+        """Each address of the setting `nats`."""
+        return [part.strip() for part in self.nats.split(",") if part.strip()]
 
     def checked(self) -> Settings:
         """Itself, if what goes together goes together. Raises Unusable."""

@@ -98,11 +98,6 @@ def commit_subject(epoch: str, subject: str) -> str:
     return f"live.{epoch}.{subject}"
 
 
-def updates_filter(vehicle: str) -> str:
-    """The vehicle's whole window."""
-    return f"update.{vehicle}.*"
-
-
 def rejected_subject(number: int, vehicle: str) -> str:
     """Where a packet that can never be applied goes."""
     return f"rejected.{number}.{vehicle}"

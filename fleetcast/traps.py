@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import configparser
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import msgspec
 
@@ -217,6 +218,15 @@ def stream(name: str, config: dict[str, object], wanted: dict[str, object]) -> I
             else "edit the stream, or the setting"
         )
         yield Finding(well=False, what=f"stream {name}: {key} is {found!r}, not {value!r}", mend=mend)
+
+
+def copies(name: str, info: Mapping[str, Any]) -> Iterator[Finding]:
+    """Findings on a replicated stream's copies, from its STREAM.INFO."""
+    for copy in (info.get("cluster") or {}).get("replicas") or ():
+        if copy.get("offline") or not copy.get("current"):
+            how = "is away" if copy.get("offline") else f"lags by {copy.get('lag', 0)} operations"
+            mend = "see that server's log; while it lasts, one more that fails stops everything"
+            yield Finding(well=False, what=f"stream {name}: the copy on {copy.get('name')} {how}", mend=mend)
 
 
 def _ports(text: str) -> list[int]:

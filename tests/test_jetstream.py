@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import re
+from collections.abc import AsyncIterator
+from contextlib import suppress
 
 import msgspec
 import pytest
+from nats.aio.msg import Msg
 
+from fleetcast import jetstream
 from fleetcast.errors import Unavailable, Unusable
 from fleetcast.jetstream import (
     EPOCH,
@@ -16,16 +20,18 @@ from fleetcast.jetstream import (
     connect,
     consumer_config,
     current_generation,
+    heard,
     live_config,
     packets_config,
     provision,
     provisioned,
     rejected_config,
 )
+from fleetcast.proof.wire import Wire
 from fleetcast.settings import Settings
 from fleetcast.subjects import LIVE, PACKETS, REJECTED, partition_consumer, put_subject
 from tests.conftest import Connect
-from tests.servers import Server, until
+from tests.servers import Server, free_ports, until
 
 
 async def test_provision_makes_the_streams_as_they_must_be(connected: Connect, settings: Settings) -> None:
@@ -152,3 +158,108 @@ async def test_closing_sends_what_is_buffered(connected: Connect) -> None:
 
 async def _config(connection: Connection, name: str) -> object:
     return (await connection.api(f"STREAM.INFO.{name}"))["config"]
+
+
+# Several servers
+
+
+@pytest.fixture
+async def two_ways(
+    nats: Server, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[tuple[Wire, Connection]]:
+    """A connection that knows two addresses, and is at the first, which is a wire to the server."""
+    port = int(settings.nats.rpartition(":")[2])
+    monkeypatch.setattr("fleetcast.jetstream.random.shuffle", lambda servers: None)
+    async with Wire(free_ports(1)[0], port) as wire:
+        both = msgspec.structs.replace(settings, nats=f"nats://127.0.0.1:{wire.port}, {settings.nats}")
+        connection = await connect(both, "test")
+        assert _port(connection) == wire.port
+        yield wire, connection
+        await connection.close()
+
+
+def _port(connection: Connection) -> int | None:
+    where = connection.client.connected_url
+    return None if where is None else where.port
+
+
+async def _at(connection: Connection, port: int) -> bool:
+    with suppress(Unavailable):
+        await connection.api("INFO", timeout=1)
+        return _port(connection) == port
+    return False
+
+
+async def test_a_silent_server_is_left_even_if_much_waits_to_be_sent_to_it(
+    two_ways: tuple[Wire, Connection],
+) -> None:
+    """The client alone waits until its buffer is sent, before it goes elsewhere: until TCP gives up, a quarter of an hour."""
+    wire, connection = two_ways
+    wire.hang()
+    for _ in range(40):
+        await connection.client.publish("nobody", bytes(1_000_000))
+    await until(lambda: _at(connection, wire.to), "the other is found", 20)
+
+
+async def test_a_server_that_is_lost_is_left_for_another(two_ways: tuple[Wire, Connection]) -> None:
+    wire, connection = two_ways
+    wire.cut()
+    await until(lambda: _at(connection, wire.to), "the other is found", 5)
+
+
+async def test_a_server_that_answers_nothing_but_pings_is_left_for_another(
+    two_ways: tuple[Wire, Connection], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As one that is cut off from the other servers of its cluster does."""
+    monkeypatch.setattr(jetstream, "_FORSAKEN", 1.0)
+    wire, connection = two_ways
+
+    async def elsewhere() -> bool:
+        with suppress(Unavailable):
+            await connection.ask("nobody.answers", b"", timeout=0.2)
+        return _port(connection) == wire.to
+
+    await until(elsewhere, "another is tried", 10)
+
+
+async def test_what_a_dead_leader_swallowed_is_asked_again(two_ways: tuple[Wire, Connection]) -> None:
+    _, connection = two_ways
+    heard = []
+
+    async def swallow_the_first(message: Msg) -> None:
+        heard.append(message)
+        if len(heard) > 1:
+            await message.respond(b"here")
+
+    await connection.client.subscribe("ask.me", cb=swallow_the_first)
+    assert await connection.request("ask.me", b"", timeout=5, again=0.2) == b"here"
+    heard.clear()
+    with pytest.raises(Unavailable):  # what must not be done twice is not asked twice
+        await connection.request("ask.me", b"", timeout=0.6)
+    assert len(heard) == 1
+
+
+async def test_a_late_answer_to_the_first_question_counts(two_ways: tuple[Wire, Connection]) -> None:
+    _, connection = two_ways
+    heard: list[Msg] = []
+
+    async def answer_the_first_at_last(message: Msg) -> None:
+        heard.append(message)
+        if len(heard) == 3:
+            await heard[0].respond(b"late")
+
+    await connection.client.subscribe("ask.me", cb=answer_the_first_at_last)
+    assert await connection.request("ask.me", b"", timeout=5, again=0.1) == b"late"
+
+
+@pytest.mark.parametrize(
+    ("active", "is_heard"),
+    [([], True), ([0.5, 0.6], True), ([0.5, 9.0], True), ([3.0, 9.0], False), ([0, 0], False)],
+)
+def test_a_leader_that_is_cut_off_from_the_others_is_not_believed(
+    active: list[float], is_heard: bool
+) -> None:
+    """The others may have another leader from the fourth second on. 0: was never heard."""
+    copies = [{"name": "b", "active": int(seconds * 1e9)} for seconds in active]
+    assert heard({"cluster": {"leader": "a", "replicas": copies}}) is is_heard
+    assert heard({"config": {}})

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
+import msgspec
 import pytest
 
 from fleetcast.errors import FleetcastError, Unavailable
@@ -36,6 +38,15 @@ def change(vehicle: str, version: int, revision: int) -> Change:
         (503, 10008, Unavailable),  # no leader
         (400, 10199, Refused),  # the batch is too large
         (400, 10054, Refused),  # a message is too large
+        (400, 10097, Refused),  # its headers are
+        (400, 10165, Refused),  # its time to live is none
+        (503, 10023, Unavailable),  # insufficient resources
+        (500, 10118, Unavailable),  # the stream is offline
+        (500, 10194, Unavailable),  # and why
+        (503, 10163, Unavailable),  # the fence cannot be held against what is under way
+        (500, 10009, Unavailable),  # asked of one that does not lead
+        (400, 10174, Unavailable),  # a stream that takes no batches
+        (400, 10299, Unavailable),  # nobody knows
     ],
 )
 def test_what_a_refusal_means(code: int, err_code: int, decision: type[FleetcastError]) -> None:
@@ -104,3 +115,41 @@ async def test_what_is_stored_is_small(connected: Connect, settings: Settings) -
     await live.commit([Change(State("car-1", 1, signals=signals), 0, [])])
     assert (await live.latest("car-1")).state.signals == signals
     assert (await connection.api(f"STREAM.INFO.{LIVE}"))["state"]["bytes"] < 10_000
+
+
+async def test_that_a_vehicle_never_sent_is_said_by_the_leader_alone(
+    connected: Connect, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A copy that lags, or is being filled again after its disk was lost, does not have it yet."""
+    connection = await connected()
+    await provision(connection, settings)
+    live = NatsLive(connection, msgspec.structs.replace(settings, replicas=3))
+    await live.commit([change("car-1", 1, 0)])
+
+    async def nothing(subject: str) -> None:
+        return None
+
+    monkeypatch.setattr(live, "_direct", nothing)
+    assert (await live.latest("car-1")).state.version == 1
+    assert (await live.latest("car-2")).state.version == 0
+
+
+async def test_a_copy_that_swallows_a_question_is_not_waited_for(
+    connected: Connect, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that hangs is asked like any other, until the others give it up: then the leader tells the window."""
+    connection = await connected()
+    connection.several = True
+    await provision(connection, settings)
+    live = NatsLive(connection, settings)
+    await live.commit([change("car-1", 1, 0)])
+    publish = connection.client.publish
+
+    async def swallowed(subject: str, *rest: Any, **more: Any) -> None:
+        if subject != f"$JS.API.DIRECT.GET.{LIVE}":
+            await publish(subject, *rest, **more)
+
+    monkeypatch.setattr(connection.client, "publish", swallowed)
+    async with asyncio.timeout(4):
+        _, updates = await live.since("car-1", 0)
+    assert [update.version for update in updates] == [1]

@@ -55,7 +55,7 @@ async def pulled(queue: NatsQueue, count: int, recovered: list[Recover] | None =
     async with asyncio.timeout(30):
         while len(found) < count:
             try:
-                found += await queue.pull(count)
+                found += await queue.pull(count - len(found))
             except Recover as why:
                 if recovered is not None:
                     recovered.append(why)

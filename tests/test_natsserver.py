@@ -5,12 +5,13 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
 
 from fleetcast.errors import Unusable
-from fleetcast.natsserver import address, configuration
+from fleetcast.natsserver import Node, address, addresses, configuration
 from fleetcast.settings import Settings
 
 
@@ -44,6 +45,20 @@ def test_an_address_that_will_not_do_is_named(nats: str) -> None:
         address(with_nats(nats))
 
 
+def test_several_servers_are_separated_by_commas() -> None:
+    settings = with_nats("nats://a:1, nats://b:2,nats://me:secret@c:3,")
+    assert addresses(settings) == [("a", 1), ("b", 2), ("c", 3)]
+    assert addresses(Settings()) == [address(Settings())]
+    with pytest.raises(Unusable, match=r"^nats: tcp://b:2 is not"):
+        addresses(with_nats("nats://a:1,tcp://b:2"))
+
+
+@pytest.mark.parametrize("changes", [{"nats": "nats://a:1,nats://b:2"}, {"replicas": 3}])
+def test_a_platform_on_one_machine_runs_no_cluster(changes: dict[str, Any]) -> None:
+    with pytest.raises(Unusable, match=r"^nats: `up` runs one"):
+        address(msgspec.structs.replace(Settings(), **changes))
+
+
 def lines(settings: Settings, store: Path = Path("/data/nats")) -> list[str]:
     return [line.strip() for line in configuration(settings, store).splitlines()]
 
@@ -65,10 +80,14 @@ def test_the_streams_fit_all_together() -> None:
     assert int(files.removeprefix("max_file_store: ")) > 5 + 7 + 11
 
 
+NODE = Node("a", "127.0.0.1", 4222, 6222, ["127.0.0.1:6222", "127.0.0.1:6223"])
+
+
+@pytest.mark.parametrize("node", [None, NODE])
 @pytest.mark.parametrize("name", ["nats", "with space", "it's", 'quo"te', "käse"])
-def test_nats_server_takes_it(tmp_path: Path, name: str) -> None:
+def test_nats_server_takes_it(tmp_path: Path, name: str, node: Node | None) -> None:
     config = tmp_path / "nats.conf"
-    config.write_text(configuration(Settings(), tmp_path / name), encoding="utf-8")
+    config.write_text(configuration(Settings(), tmp_path / name, node), encoding="utf-8")
     ours = Path(sys.executable).parent / "nats-server"
     command = [str(ours) if ours.exists() else "nats-server", "-t", "-c", str(config)]
     checked = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)

@@ -90,6 +90,11 @@ class Live:
             raise Unavailable("no answer from 10.0.0.1")
 
 
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(origin, "_DEPOSED", 0.001)
+
+
 class HandClock:
     def __init__(self) -> None:
         self.time = 1000.0
@@ -418,6 +423,27 @@ async def test_a_loss_is_told_and_a_snapshot_follows(
 async def test_a_long_id_is_not_sent_back_whole(edge: httpx2.AsyncClient) -> None:
     answer = await edge.get("/v1/vehicles/car/events", headers={"Last-Event-ID": "x" * 4000})
     assert len(msgspec.json.decode(events(answer)[0].data)["from"]) <= 100
+
+
+class Deposed(Live):
+    """Who is asked as the leader was one, and does not know yet that it is none: `old` versions behind, the first time."""
+
+    old = 0
+
+    def _state(self, vehicle: str, *, leader: bool) -> State:
+        if leader and self.asked_leader == 1:
+            return self.states[vehicle][-1 - self.old]
+        return super()._state(vehicle, leader=leader)
+
+
+async def test_a_leader_that_is_none_any_more_makes_no_false_reset(clock: HandClock) -> None:
+    live = Deposed()
+    live.drive("car-1", 10)
+    live.lag, live.old = 4, 3
+    async with asking(live, clock, **{"Grip-Sig": SIGNATURE, "Accept": "text/event-stream"}) as edge:
+        answer = await edge.get("/v1/vehicles/car-1/events", headers={"Last-Event-ID": f"{EPOCH}-9"})
+    assert [(found.event, found.id) for found in events(answer)] == [("update", f"{EPOCH}-10")]
+    assert live.asked_leader == 2
 
 
 async def test_a_stale_replica_is_not_believed(edge: httpx2.AsyncClient, live: Live) -> None:

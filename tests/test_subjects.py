@@ -20,7 +20,6 @@ from fleetcast.subjects import (
     split_ingest,
     state_subject,
     update_subject,
-    updates_filter,
 )
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
@@ -113,7 +112,6 @@ def test_subjects_have_as_many_tokens_as_they_say(vehicle: str, number: int, ver
     assert put_subject(vehicle).split(".") == ["$MQTT", "msgs", "vehicles", vehicle, "packets"]
     assert state_subject(vehicle).split(".") == ["state", vehicle]
     assert update_subject(vehicle, version).split(".") == ["update", vehicle, str(version)]
-    assert updates_filter(vehicle).split(".") == ["update", vehicle, "*"]
     assert rejected_subject(number, vehicle).split(".") == ["rejected", str(number), vehicle]
     assert partition_filter(number) == f"ingest.{number}.>"
     assert split_ingest(f"ingest.{number}.{vehicle}") == (number, vehicle)

@@ -120,3 +120,16 @@ def test_a_stream_of_another_kind_is_seen_and_one_of_ours_is_not() -> None:
     assert [finding.well for finding in findings] == [False]
     assert "retention" in findings[0].what
     assert "must not run" in findings[0].mend
+
+
+def test_a_copy_that_is_away_or_lags_is_seen() -> None:
+    well = {"name": "b", "current": True}
+    assert list(traps.copies("S", {})) == []
+    assert list(traps.copies("S", {"cluster": {"leader": "a", "replicas": [well]}})) == []
+    away, late = {"name": "b", "current": False, "offline": True}, {"name": "c", "current": False, "lag": 7}
+    found = list(traps.copies("S", {"cluster": {"leader": "a", "replicas": [away, late]}}))
+    assert [finding.what for finding in found] == [
+        "stream S: the copy on b is away",
+        "stream S: the copy on c lags by 7 operations",
+    ]
+    assert not any(finding.well for finding in found)

@@ -165,8 +165,10 @@ def _configurations(arguments: argparse.Namespace, settings: Settings) -> Iterat
         else:
             text = haproxy.configuration(settings, [("127.0.0.1:1", 1)], folder)["haproxy.cfg"]
         yield from traps.haproxy(text, settings)
-        nats = arguments.nats.read_text() if arguments.nats else natsserver.configuration(settings, folder)
-        yield from traps.nats(nats, settings)
+        if arguments.nats is not None:
+            yield from traps.nats(arguments.nats.read_text(), settings)
+        elif not _clustered(settings):  # else they are the operator's own
+            yield from traps.nats(natsserver.configuration(settings, folder), settings)
     except OSError as error:
         raise Unusable(f"doctor: {error}") from None
 
@@ -179,17 +181,22 @@ def _loads(what: str, load: Callable[[], object]) -> Finding:
     return Finding(well=True, what=what)
 
 
+def _clustered(settings: Settings) -> bool:
+    return settings.replicas > 1 or len(settings.nats_servers) > 1
+
+
 async def _streams(settings: Settings) -> list[Finding]:
-    host, port = natsserver.address(settings)
-    try:
-        _, writer = await asyncio.open_connection(host, port)
-    except OSError:
-        return [
-            Finding(well=True, what=f"nats-server does not run at {host}:{port}; `fleetcast up` starts one")
-        ]
-    writer.close()
+    servers = natsserver.addresses(settings)
+    away = [f"{host}:{port}" for host, port in servers if not await _accepts(host, port)]
+    if len(away) == len(servers) and not _clustered(settings):
+        return [Finding(well=True, what=f"nats-server does not run at {away[0]}; `fleetcast up` starts one")]
+    findings = [
+        Finding(well=False, what=f"nats-server {server} does not answer", mend="start it; see its log")
+        for server in away
+    ]
+    if len(away) == len(servers):
+        return findings
     connection = await jetstream.connect(settings, "fleetcast-doctor")
-    findings: list[Finding] = []
     try:
         for name in (PACKETS, LIVE, REJECTED):
             try:
@@ -204,7 +211,7 @@ async def _streams(settings: Settings) -> list[Finding]:
                     Finding(well=False, what=f"stream {name}: {error}", mend="start any role: it makes it")
                 )
                 continue
-            found = list(traps.stream(name, info["config"], wanted))
+            found = [*traps.stream(name, info["config"], wanted), *traps.copies(name, info)]
             used, limit = info["state"]["bytes"], info["config"]["max_bytes"]
             if limit > 0 and used > 0.8 * limit:
                 mend = "it refuses when full: see why it is not emptied, or raise its limit"
@@ -215,3 +222,13 @@ async def _streams(settings: Settings) -> list[Finding]:
     finally:
         await connection.close()
     return findings
+
+
+async def _accepts(host: str, port: int) -> bool:
+    try:
+        async with asyncio.timeout(2):
+            _, writer = await asyncio.open_connection(host, port)
+    except (OSError, TimeoutError):
+        return False
+    writer.close()
+    return True

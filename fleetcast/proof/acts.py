@@ -7,13 +7,17 @@ import random
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
+from pathlib import Path
 
 import msgspec
 
 from fleetcast.errors import FleetcastError
+from fleetcast.nats_backup import Queue
+from fleetcast.proof import power as power_cuts
+from fleetcast.proof.deploys import DEPLOY, KEEPS, MOVES
 from fleetcast.proof.faults import Fault, drop, fill_disk, kill_named, kinds, schedule, small_disk
 from fleetcast.proof.ports import short_folder
-from fleetcast.proof.rows import Row
+from fleetcast.proof.rows import BREACHES, Row
 from fleetcast.proof.world import HEAL_BOUND, Size, World
 
 Say = Callable[[str], None]
@@ -46,12 +50,14 @@ def fault_names(only: Sequence[str] = ()) -> list[str]:
 
 
 async def faults(wish: Wish) -> list[Row]:
-    """Faults from the schedule; the second rule is deployed half way."""
+    """Faults from the schedule; new enrichers are deployed half way, unless only some faults are wanted."""
     with short_folder() as folder:
         async with World(folder, wish.seed, wish.size, wish.say) as world:
             world.ends_at_first = wish.first
             await asyncio.sleep(1)
             planned = schedule(wish.seed, wish.count, wish.only)
+            if not wish.only:
+                planned.insert(len(planned) // 2, DEPLOY)
             for number, fault in enumerate(planned):
                 dice = random.Random(f"{wish.seed}/{number}")
                 await one(world, fault, dice, f"{number + 1}/{len(planned)}")
@@ -98,9 +104,69 @@ async def disk(wish: Wish) -> list[Row]:
             return finished(world)
 
 
-async def one(world: World, fault: Fault, dice: random.Random, number: str = "") -> None:
-    """A fault, and its healing."""
+async def nodes(wish: Wish) -> list[Row]:
+    """Three nats-servers, each fault of theirs once."""
+    from fleetcast.proof.nodes import prove  # it is built on what is here
+
+    return await prove(wish.seed, 1, wish.say, wish.size)
+
+
+async def power(wish: Wish) -> list[Row]:
+    """nats-server's machine without power under load, twenty times; and a control that must lose something."""
+    return await power_cuts.prove(wish.seed, 20, wish.say)
+
+
+async def deploys(wish: Wish) -> list[Row]:
+    """All that can be rolled, added and removed, twice, with a thousand phones that want to stay."""
+    dice = random.Random(f"{wish.seed}/deploys")
+    size = Size(cars=100, phones=1000, rate=100.0, moods="steady")
+    with short_folder() as folder:
+        async with World(folder, wish.seed, size, wish.say, wired=False) as world:
+            await world.until(lambda: world.connected == size.phones, "all phones are connected", 90)
+            for turn in range(2):
+                for fault in (*KEEPS, DEPLOY) if turn == 0 else KEEPS:
+                    await one(world, fault, dice, keeps=True)
+                for fault in MOVES:
+                    await one(world, fault, dice)
+            await world.settle()
+            return finished(world)
+
+
+async def restores(wish: Wish) -> list[Row]:
+    """LIVE from a backup and the packet stream recreated, both ways, under a running platform."""
+    dice = random.Random(f"{wish.seed}/restores")
+    with short_folder() as folder:
+        async with World(folder, wish.seed, wish.size, wish.say) as world:
+            await asyncio.sleep(3)
+            ways: tuple[Queue, ...] = ("restore", "empty")
+            for queue in ways:
+                await world.rest()
+                await world.backup(folder / f"backup-{queue}")
+                world.resume()
+                await asyncio.sleep(dice.uniform(3, 6))
+                name = f"LIVE from a backup, the packet stream {'too' if queue == 'restore' else 'made anew'}"
+                again = partial(_restored, folder=folder / f"backup-{queue}", queue=queue)
+                await one(world, Fault(name, again), dice)
+                world.oracle.row.notes.append(
+                    f"{world.oracle.restored} phones were told by a reset that is true"
+                )
+            await world.settle()
+            return finished(world)
+
+
+async def _restored(world: World, dice: random.Random, folder: Path, queue: Queue) -> bool:
+    await world.rest()
+    await world.restore(folder, queue)
+    world.resume()
+    return True
+
+
+async def one(
+    world: World, fault: Fault, dice: random.Random, number: str = "", *, keeps: bool = False
+) -> None:
+    """A fault, and its healing. `keeps`: it may close no stream."""
     row = world.oracle.turn(fault.name)
+    closed = world.closed
     try:
         happened = await fault.run(world, dice)
     except FleetcastError as why:
@@ -115,6 +181,9 @@ async def one(world: World, fault: Fault, dice: random.Random, number: str = "")
         row.worst_heal = max(healed, row.worst_heal or 0.0)
         if healed > _LONG:
             row.notes.append(f"level after {healed:.1f} s; at last {world.laggards}")
+    if keeps and world.closed > closed:
+        row.cut += world.closed - closed
+        row.notes.append(f"{world.closed - closed} streams were closed")
     said = "not met" if not happened else "not healed" if healed is None else f"healed in {healed:.1f} s"
     world.say(f"{number:>7}  {fault.name}: {said}; {status(world)}")
     await asyncio.sleep(dice.uniform(*_CALM))
@@ -125,7 +194,7 @@ def status(world: World) -> str:
     rows = world.oracle.rows.values()
     bad = ", ".join(
         f"{name.replace('_', ' ')} {count}"
-        for name in ("lost", "twice", "reordered", "false_resets", "unhealed")
+        for name in BREACHES
         if (count := sum(getattr(row, name) for row in rows))
     )
     return (
@@ -147,8 +216,21 @@ ACTS = {
     "crowd": Act(
         "an edge killed that holds half of 1,000 phones; 3,000 phones that come back at once", crowd
     ),
+    "deploys": Act(
+        "each role rolled, added, removed, and new enrichers, under 1,000 phones: no stream is closed",
+        deploys,
+    ),
     "disk": Act("nats-server's disk full, and free again (needs root: a small tmpfs)", disk),
     "faults": Act(
         "one fault after the other from the seeded schedule, each until all are level again", faults
     ),
+    "nodes": Act(
+        "three nats-servers, replicas = 3: killed, stopped, cut off, wiped (needs root: network namespaces)",
+        nodes,
+    ),
+    "power": Act(
+        "the power of nats-server's machine cut under load (needs a virtual machine: `make setup-prove`)",
+        power,
+    ),
+    "restores": Act("LIVE restored from a backup, the packet stream recreated; true resets", restores),
 }

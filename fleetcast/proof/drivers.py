@@ -105,13 +105,16 @@ class Driven:
     async def stop(self) -> None:
         """Reads its last report, and ends it."""
         self.tell({"stop": True})
-        with suppress(TimeoutError):
+        try:
             async with asyncio.timeout(10):
                 await asyncio.shield(self._reading)
-        if self._process.returncode is None:
+                await (
+                    self._process.wait()
+                )  # not killed before: that would take its status from whoever waits for it
+        except TimeoutError:
             with suppress(ProcessLookupError):
                 self._process.kill()
-        await self._process.wait()
+            await self._process.wait()
         self._reading.cancel()
         await asyncio.gather(self._reading, return_exceptions=True)
 

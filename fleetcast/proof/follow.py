@@ -54,10 +54,12 @@ class Follower:
             await client.publish(f"$JS.API.DIRECT.GET.{LIVE}", msgspec.json.encode(wanted), reply=inbox)
             count = 0
             while True:
-                async with asyncio.timeout(5):
+                async with asyncio.timeout(2):
                     message = await came.get()
                 headers: dict[str, str] = message.headers or {}
-                if "Nats-Subject" not in headers:
+                if (
+                    "Status" in headers
+                ):  # the end; or nobody is there, which names a subject too: that of the question
                     return count
                 _, vehicle, _ = headers["Nats-Subject"].split(".")
                 stored = datetime.fromisoformat(headers["Nats-Time-Stamp"]).timestamp()

@@ -73,6 +73,7 @@ class _Vehicle:
     def __init__(self, seed: int, vehicle: str) -> None:
         self.fold = Fold(seed, vehicle)
         self.acked = 0  # packets 0 to acked - 1 are acknowledged
+        self.gone: list[range] = []  # packets that a restore lost
         self.base = 0  # good packets that no version counts: a restore lost them
         self.updates = array("L")  # by version: the checksum of the update as it is in LIVE
         self.views = array("L")  # by version: of the view it makes
@@ -121,10 +122,11 @@ class Oracle:
         self.rows: dict[str, Row] = {}
         self.returns = 0
         self.resets = 0
-        self.later_allowed = False
+        self.restored = 0
         self._vehicles = {vehicle: _Vehicle(seed, vehicle) for vehicle in vehicles}
         self._phones: dict[int, _Phone] = {}
-        self._mark: dict[str, Fold] = {}
+        self._mark: dict[str, tuple[Fold, int]] = {}
+        self._epochs: set[str] = set()  # those before a restore
         self.row = self.turn("before the first fault")
 
     def turn(self, fault: str) -> Row:
@@ -218,9 +220,10 @@ class Oracle:
             self._update(event, one, vehicle, who)
 
     def _reset(self, event: Event, one: _Phone, vehicle: _Vehicle, who: str) -> None:
-        self.resets += 1
         one.snapshot_due = True
         epoch, _, text = event.last.rpartition("-")
+        self.restored += epoch in self._epochs
+        self.resets += epoch not in self._epochs
         if event.reason == "foreign":
             true = epoch != self.epoch
         else:
@@ -260,7 +263,10 @@ class Oracle:
             self.row.reordered += 1
             self._say(f"{who} got {at} after {one.version}")
         one.version, one.epoch = event.version, event.epoch
-        self._same(vehicle, event.phone, event.version, event.checksum, event.when)
+        if (
+            event.epoch == self.epoch
+        ):  # what was still on its way before a restore is judged by its order alone
+            self._same(vehicle, event.phone, event.version, event.checksum, event.when)
 
     def _same(self, vehicle: _Vehicle, phone: int, version: int, checksum: int, when: float) -> None:
         """What a phone saw is what LIVE took, and took before; a snapshot's checksum comes with a minus."""
@@ -296,7 +302,7 @@ class Oracle:
         return [
             number
             for number, one in self._phones.items()
-            if one.awake and (one.snapshot_due or one.version < due[one.vehicle])
+            if one.awake and (one.snapshot_due or one.epoch != self.epoch or one.version < due[one.vehicle])
         ]
 
     @property
@@ -315,14 +321,22 @@ class Oracle:
     # Restore
 
     def mark(self) -> None:
-        """A backup is made of this."""
-        self._mark = {name: one.fold.copy() for name, one in self._vehicles.items()}
+        """A backup is made of this: all that is acknowledged is applied."""
+        self._mark = {name: (one.fold.copy(), one.acked) for name, one in self._vehicles.items()}
 
-    def rewind(self, epoch: str) -> None:
-        """The backup is restored under a new epoch: what came since is gone, and the next packet is the one due now."""
+    def rewind(self, epoch: str, *, rejected: bool) -> None:
+        """The backup is restored under a new epoch: what came since is gone, and the next packet is the one due now.
+
+        `rejected`: with the rejected packets of then, too.
+        """
+        self._epochs.add(self.epoch)
         self.epoch = epoch
         for name, one in self._vehicles.items():
-            fold = self._mark[name].copy()
+            marked, acked = self._mark[name]
+            fold = marked.copy()
+            if rejected:
+                one.gone.append(range(acked, one.acked))
+            one.waiting.clear()
             fold.next = one.acked
             one.base = good_before(one.acked) - fold.version
             one.fold = fold
@@ -358,7 +372,10 @@ class Oracle:
             if self.stage == "after" and one.fold.signals and RULES not in one.fold.signals:
                 self.row.lost += 1
                 self._say(f"{name}: the rules that were deployed never ran")
-            poison = [packet(self.seed, name, n).name for n in range(one.acked) if is_poison(n)]
+            gone = {n for lost in one.gone for n in lost}
+            poison = [
+                packet(self.seed, name, n).name for n in range(one.acked) if is_poison(n) and n not in gone
+            ]
             found = rejected.get(name, [])
             self.row.lost += len(set(poison) - set(found))
             if set(poison) != set(found):

@@ -6,6 +6,7 @@ by side never take each other's.
 
 from __future__ import annotations
 
+import atexit
 import fcntl
 import os
 import shutil
@@ -53,6 +54,7 @@ def _another_block() -> Iterator[int]:
             file.close()
         else:
             _blocks.append(file)
+            atexit.register(file.close)
             return iter(range(first, first + _BLOCK))
     raise Unusable("no free ports are left between 11000 and 32000")
 

@@ -6,6 +6,8 @@ from collections.abc import Iterable
 
 import msgspec
 
+BREACHES = ("lost", "twice", "reordered", "false_resets", "unhealed", "cut")
+
 
 class Row(msgspec.Struct):
     """What came of one kind of fault. Counts of packets and of phone events; `worst_heal` in seconds, None if not measured."""
@@ -20,6 +22,8 @@ class Row(msgspec.Struct):
     false_resets: int = 0
     unhealed: int = 0
     """How often not all was level again within the bound."""
+    cut: int = 0
+    """Streams closed that had to stay open."""
     worst_heal: float | None = None
     notes: list[str] = msgspec.field(default_factory=list)
     """Sentences for a person: what was broken, with names; or what was not tried here, and why."""
@@ -27,14 +31,14 @@ class Row(msgspec.Struct):
     @property
     def clean(self) -> bool:
         """Whether every promise was kept."""
-        return not (self.lost or self.twice or self.reordered or self.false_resets or self.unhealed)
+        return not any(getattr(self, name) for name in BREACHES)
 
 
 def total(rows: Iterable[Row]) -> Row:
     """The sum of the rows, and the worst of the heals."""
     whole = Row("all")
     for row in rows:
-        for name in ("times", "acked", "events", "lost", "twice", "reordered", "false_resets", "unhealed"):
+        for name in ("times", "acked", "events", *BREACHES):
             setattr(whole, name, getattr(whole, name) + getattr(row, name))
         heals = [heal for heal in (whole.worst_heal, row.worst_heal) if heal is not None]
         whole.worst_heal = max(heals, default=None)

@@ -23,7 +23,8 @@ import msgspec
 from backports import zstd
 
 from fleetcast.errors import FleetcastError
-from fleetcast.jetstream import Connection, connect
+from fleetcast.jetstream import ACK_WAIT, Connection, connect
+from fleetcast.nats_backup import Queue, backup, restore
 from fleetcast.nats_rejected import NatsRejected
 from fleetcast.natsserver import address
 from fleetcast.platform import Platform
@@ -91,13 +92,11 @@ class ProvenPlatform(Platform):
         if name == "ingest" and "queue" in self._wires:
             return {"NATS": f"nats://127.0.0.1:{self._wires['queue'].port}"}
         if name.startswith("consume"):
-            ours = [self._wires.get(f"edge-{number}") for number in range(len(self.settings.edge_sub))]
-            given = zip(ours, self.settings.edge_sub, strict=True)
-            return {
-                "EDGE_SUB": ",".join(
-                    spec if wire is None else f"127.0.0.1:{wire.port}" for wire, spec in given
-                )
-            }
+            subs = []
+            for number in self.layout.numbers("edge"):
+                wire = self._wires.get(f"edge-{number}")
+                subs.append(self.settings.edge_sub[number] if wire is None else f"127.0.0.1:{wire.port}")
+            return {"EDGE_SUB": ",".join(subs)}
         return {}
 
     def edge_settings(self, number: int) -> Settings:
@@ -108,10 +107,17 @@ class ProvenPlatform(Platform):
 
 
 class World:
-    """All of it. `say` gets lines for a person."""
+    """All of it. `say` gets lines for a person. `wired`: connections can be cut; a roll of the edges asks after real ones."""
 
     def __init__(
-        self, folder: Path, seed: int, size: Size, say: Callable[[str], None], **changes: Any
+        self,
+        folder: Path,
+        seed: int,
+        size: Size,
+        say: Callable[[str], None],
+        *,
+        wired: bool = True,
+        **changes: Any,
     ) -> None:
         self.seed = seed
         self.size = size
@@ -128,6 +134,7 @@ class World:
         self.oracle = Oracle(seed, self.vehicles, size.window)
         self.notices: list[str] = []
         self.wires: dict[str, Wire] = {}
+        self._wired = wired
         self.platform = self.make_platform()
         self.connection: Connection
         self.follower: Follower
@@ -147,6 +154,8 @@ class World:
 
     def make_platform(self) -> ProvenPlatform:
         """What is proved."""
+        if not self._wired:
+            return ProvenPlatform(self.settings, self._notice, self.wires)
         ports = free_ports(2 + self.settings.edges)
         _, nats = address(self.settings)
         self.wires = {
@@ -174,7 +183,7 @@ class World:
             self.oracle.begin(info["config"]["metadata"]["fleetcast.epoch"])
             self._first_epoch = self.oracle.epoch
             self.follower = Follower(self.connection, self.oracle.committed)
-            self._following = asyncio.create_task(self.follower.run())
+            self._follow()
             self.phones = await Driven.start(
                 "fleetcast.proof.phones",
                 self._arguments(
@@ -199,10 +208,16 @@ class World:
         return self
 
     async def __aexit__(self, *_: object) -> None:
+        await self._unfollow()
+        await self._stack.aclose()
+
+    def _follow(self) -> None:
+        self._following = asyncio.create_task(self.follower.run())
+
+    async def _unfollow(self) -> None:
         if self._following is not None:
             self._following.cancel()
             await asyncio.gather(self._following, return_exceptions=True)
-        await self._stack.aclose()
 
     def _arguments(self, port: int, **more: object) -> list[str]:
         vehicles = msgspec.json.encode(self.vehicles).decode()
@@ -372,6 +387,31 @@ class World:
             self.oracle.row.unhealed += 1
             self.oracle.row.notes.append(f"packets were not acknowledged within {HEAL_BOUND:.0f} s")
         await self.level(HEAL_BOUND)
+
+    async def rest(self) -> None:
+        """`pause`, and the queue is empty: every packet is applied or rejected, and its ack arrived."""
+        await self.pause()
+        deadline = time.monotonic() + ACK_WAIT + HEAL_BOUND
+        while left := (await self.connection.api(f"STREAM.INFO.{PACKETS}"))["state"]["messages"]:
+            if time.monotonic() > deadline:
+                self.oracle.row.unhealed += 1
+                self.oracle.row.notes.append(f"{left} packets stay in the queue, though all are acknowledged")
+                return
+            await asyncio.sleep(0.1)
+
+    async def backup(self, folder: Path) -> None:
+        """At rest: what `fleetcast backup` makes."""
+        await backup(self.connection, self.settings, folder)
+        self.oracle.mark()
+
+    async def restore(self, folder: Path, queue: Queue) -> None:
+        """At rest: what `fleetcast restore --replace` does, under the running platform."""
+        await self._unfollow()
+        epoch = await restore(self.connection, self.settings, folder, queue=queue, replace=True)
+        self.oracle.rewind(epoch, rejected=queue == "restore")
+        self.follower = Follower(self.connection, self.oracle.committed)
+        self.follower.position = (await self.connection.api(f"STREAM.INFO.{LIVE}"))["state"]["last_seq"]
+        self._follow()
 
     def resume(self) -> None:
         """Cars go on."""

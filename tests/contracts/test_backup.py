@@ -91,7 +91,7 @@ async def pulled(queue: NatsQueue, count: int) -> list[Delivery]:
     async with asyncio.timeout(30):
         while len(found) < count:
             try:
-                found += await queue.pull(count)
+                found += await queue.pull(count - len(found))
             except Recover as why:
                 found = [delivery for delivery in found if delivery.partition not in why.partitions]
                 await until(lambda partitions=why.partitions: is_reset(queue, partitions))  # type: ignore[misc]

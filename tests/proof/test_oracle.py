@@ -339,7 +339,7 @@ def test_what_a_restore_takes_back_is_due_no_more() -> None:
     platform, car, phone = driven()
     platform.oracle.mark()
     platform.drive(car, 3)
-    platform.oracle.rewind("later")
+    platform.oracle.rewind("later", rejected=False)
     del car.states[6:], car.updates[5:], car.stored[5:]
     car.read = 5
     platform.event(phone, "reset", reason="foreign", last=phone.last)

@@ -1,0 +1,97 @@
+"""The pace of new streams, in the real HAProxy: an edge that is slow to answer is never given more than its queues hold."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from starlette.types import Receive, Scope, Send
+
+from fleetcast.haproxy import _OPENING
+from fleetcast.proof.client import Answer, Line
+from fleetcast.settings import Settings
+from tests.servers import haproxy_server, http_server, platform_settings, until
+
+PHONES = 3 * _OPENING
+
+
+class SlowEdge:
+    """Answers a stream's beginning only when it is let go, and holds it then."""
+
+    def __init__(self) -> None:
+        self.go = asyncio.Event()
+        self.unanswered = self.most = self.held = 0
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        assert scope["type"] == "http"
+        stream = scope["path"].endswith("/events")
+        await receive()
+        if stream:
+            self.unanswered += 1
+            self.most = max(self.most, self.unanswered)
+            await self.go.wait()
+            self.unanswered -= 1
+            self.held += 1
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b":\n\n", "more_body": stream})
+        if stream:
+            while (await receive())["type"] != "http.disconnect":
+                pass
+
+
+@asynccontextmanager
+async def front(folder: Path, edge: SlowEdge) -> AsyncIterator[Settings]:
+    settings = platform_settings(folder, edges=1, new_streams=2000, edge_connections=1000)
+    async with http_server(edge, settings.edge_port), haproxy_server(folder, settings, []) as haproxy:
+        yield settings
+        assert "Lua" not in haproxy.log.read_text()
+
+
+async def status(settings: Settings) -> int:
+    """Of the answer to a phone's question for a stream, which is closed then."""
+    line = await Line.open(settings.front_port)
+    try:
+        line.ask("GET", "/v1/vehicles/car-1/events", {"Accept": "text/event-stream"})
+        answer = Answer()
+        while not answer.begun:
+            data = await line.reader.read(65_536)
+            if not data:
+                return 0
+            answer.feed(data)
+        return answer.status
+    finally:
+        line.close()
+
+
+async def test_no_more_streams_are_opened_at_a_time_than_the_edge_can_queue(folder: Path) -> None:
+    """3,000 phones that came back at once collapsed an edge whose machine was slower than the pace."""
+    edge = SlowEdge()
+    async with front(folder, edge) as settings, asyncio.TaskGroup() as tasks:
+        opening = [tasks.create_task(status(settings)) for _ in range(PHONES)]
+        await until(lambda: edge.unanswered == _OPENING, "as many as may be are let through")
+        edge.go.set()
+        assert set(await asyncio.gather(*opening)) == {200}
+        assert (edge.held, edge.most) == (PHONES, _OPENING)
+
+
+async def test_phones_that_leave_before_the_answer_hold_their_places_for_seconds_only(folder: Path) -> None:
+    """Otherwise those that gave up would keep the others waiting, and they would give up too."""
+    edge = SlowEdge()
+    async with front(folder, edge) as settings:
+        leaving = [asyncio.create_task(status(settings)) for _ in range(_OPENING)]
+        await until(lambda: edge.unanswered == _OPENING)
+        for task in leaving:
+            task.cancel()
+        await asyncio.gather(*leaving, return_exceptions=True)
+        edge.go.set()
+        found = await asyncio.gather(*(status(settings) for _ in range(_OPENING)))
+        assert set(found) == {200}
+
+
+async def test_without_an_edge_phones_are_told_at_once(folder: Path) -> None:
+    settings = platform_settings(folder, edges=1, new_streams=2000)
+    async with haproxy_server(folder, settings, []):
+        found = await asyncio.gather(*(status(settings) for _ in range(PHONES)))
+        assert set(found) == {200}  # and the word `unavailable`, in band
