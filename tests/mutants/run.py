@@ -22,9 +22,10 @@ from pathlib import Path
 
 import msgspec
 
+from fleetcast.proof.rows import BREACHES
+
 HERE = Path(__file__).resolve().parent
 TREE = HERE.parents[1]
-COLUMNS = ("lost", "twice", "reordered", "false_resets", "unhealed")
 _BOUND = 300.0  # seconds for one proof: one that cannot heal waits a minute for each fault
 
 
@@ -166,7 +167,7 @@ def proof(folder: Path, run: Run) -> Found:
             raise SystemExit(f"the proof ended with {process.returncode}:\n{err.read().decode()}")
     rows = msgspec.json.decode(said)["rows"]
     whole, notes = rows[-1], [note for row in rows for note in row["notes"]]
-    broken = {name: whole[name] for name in COLUMNS if whole[name]}
+    broken = {name: whole[name] for name in BREACHES if whole[name]}
     return Found(process.returncode, time.monotonic() - began, broken, notes)
 
 

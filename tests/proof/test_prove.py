@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from fleetcast.proof.acts import ACTS, fault_names
+from fleetcast.proof.rows import BREACHES
 
 
 def prove(*arguments: str, timeout: float = 30, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -78,7 +79,7 @@ def test_a_small_proof_keeps_every_promise_and_leaves_nothing_behind() -> None:
     assert {row["fault"] for row in rows if row["times"]} == {
         fault for fault in fault_names() if any(part in fault for part in only)
     }
-    for column in ("lost", "twice", "reordered", "false_resets", "unhealed"):
+    for column in BREACHES:
         assert [row[column] for row in rows] == [0] * len(rows), rows
     assert whole["times"] == 4
     assert whole["acked"] > 0
