@@ -27,7 +27,7 @@ _DISK = 200_000_000
 
 
 class Wish(msgspec.Struct, frozen=True):
-    """What somebody wants proved: `count`, `only` and `first` (it ends at the first broken promise) are the act `faults`'s."""
+    """What somebody wants proved: `count` and `only` are the act `faults`'s; that and `restores` end at the `first` broken promise."""
 
     seed: int
     size: Size
@@ -137,6 +137,7 @@ async def restores(wish: Wish) -> list[Row]:
     dice = random.Random(f"{wish.seed}/restores")
     with short_folder() as folder:
         async with World(folder, wish.seed, wish.size, wish.say) as world:
+            world.ends_at_first = wish.first
             await asyncio.sleep(3)
             ways: tuple[Queue, ...] = ("restore", "empty")
             for queue in ways:
@@ -150,6 +151,8 @@ async def restores(wish: Wish) -> list[Row]:
                 world.oracle.row.notes.append(
                     f"{world.oracle.restored} phones were told by a reset that is true"
                 )
+                if world.over:
+                    return finished(world)
             await world.settle()
             return finished(world)
 

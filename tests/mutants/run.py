@@ -32,8 +32,9 @@ _BOUND = 300.0  # seconds for one proof: one that cannot heal waits a minute for
 class Run(msgspec.Struct, frozen=True):
     """A proof: as small as shows the bug, since each costs its time twice."""
 
-    only: tuple[str, ...]
-    faults: int
+    only: tuple[str, ...] = ()
+    faults: int = 1
+    acts: str = "faults"
     seed: int = 1
     cars: int = 4
     phones: int = 8  # of a steady and a restless mood: the proof waits for no sleeper at its end
@@ -44,6 +45,7 @@ class Run(msgspec.Struct, frozen=True):
     def arguments(self) -> list[str]:
         """Of `fleetcast prove`."""
         named = {
+            "acts": self.acts,
             "seed": self.seed,
             "faults": self.faults,
             "cars": self.cars,
@@ -72,8 +74,10 @@ MUTANTS = {
     "boot-ignored": Run(("consume stopped for seconds",), 5, cars=1, rate=80),
     "commit-without-fence": _STALL,
     "edge-without-chain": _WIRE,
+    "foreign-taken-for-ours": Run(acts="restores"),
     "gap-without-reset": Run(("phones away",), 1, window=5),
     "held-after-recovery": Run(("a commit's reply lost",), 1),
+    "incarnation-ignored": Run(acts="restores"),
     "memory-not-kept": _CRASH,
     "next-held-behind": _WIRE,
     "publish-before-commit": _CRASH,
