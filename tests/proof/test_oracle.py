@@ -224,6 +224,16 @@ def test_an_update_before_the_snapshot() -> None:
     assert found(platform) == {"reordered": 1}
 
 
+def test_an_update_of_another_epoch_without_a_reset() -> None:
+    platform, car, phone = driven()
+    platform.send(car)
+    platform.commit(car)
+    platform.oracle._phones[phone.number].epoch = "before"
+    platform.deliver(phone)
+    assert found(platform)["lost"] == 1
+    assert "of epoch e after one of before, without a reset" in notes(platform)
+
+
 def test_an_update_with_another_content_than_live_took() -> None:
     platform, car, phone = driven()
     platform.send(car)
