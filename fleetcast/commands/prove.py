@@ -70,7 +70,11 @@ def add_commands(commands: Any) -> None:
         metavar="S",
         help="seconds for which updates are kept (%(default)s)",
     )
-    sub.add_argument("--first", action="store_true", help="end at the first broken promise")
+    sub.add_argument(
+        "--first",
+        action="store_true",
+        help="end the acts `faults` and `restores` at the first broken promise",
+    )
     sub.add_argument(
         "--json", action="store_true", help="the table as one JSON line; progress goes to stderr"
     )

@@ -23,11 +23,12 @@ from fleetcast.proof.world import HEAL_BOUND, Size, World
 Say = Callable[[str], None]
 _CALM = (0.2, 1.0)
 _LONG = 5.0
+_AWAY = 12.0
 _DISK = 200_000_000
 
 
 class Wish(msgspec.Struct, frozen=True):
-    """What somebody wants proved: `count`, `only` and `first` (it ends at the first broken promise) are the act `faults`'s."""
+    """What somebody wants proved: `count` and `only` are the act `faults`'s; it and `restores` end at the `first` breach."""
 
     seed: int
     size: Size
@@ -137,11 +138,14 @@ async def restores(wish: Wish) -> list[Row]:
     dice = random.Random(f"{wish.seed}/restores")
     with short_folder() as folder:
         async with World(folder, wish.seed, wish.size, wish.say) as world:
+            world.ends_at_first = wish.first
             await asyncio.sleep(3)
             ways: tuple[Queue, ...] = ("restore", "empty")
             for queue in ways:
                 await world.rest()
                 await world.backup(folder / f"backup-{queue}")
+                # Back when the restored state is past what they have: that it is another is told by the epoch alone.
+                world.phones.tell({"away": _AWAY})
                 world.resume()
                 await asyncio.sleep(dice.uniform(3, 6))
                 name = f"LIVE from a backup, the packet stream {'too' if queue == 'restore' else 'made anew'}"
@@ -150,6 +154,8 @@ async def restores(wish: Wish) -> list[Row]:
                 world.oracle.row.notes.append(
                     f"{world.oracle.restored} phones were told by a reset that is true"
                 )
+                if world.over:
+                    return finished(world)
             await world.settle()
             return finished(world)
 

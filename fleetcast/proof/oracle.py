@@ -252,6 +252,9 @@ class Oracle:
         if one.snapshot_due:
             self.row.reordered += 1
             self._say(f"{who} got {at} before a snapshot")
+        elif event.epoch != one.epoch:
+            self.row.lost += 1
+            self._say(f"{who} got {at} of epoch {event.epoch} after one of {one.epoch}, without a reset")
         elif event.version <= one.version:
             self.row.twice += 1
             self._say(f"{who} got {at} again, after {one.version}")

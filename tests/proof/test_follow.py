@@ -1,31 +1,105 @@
-"""The follower goes on through everything that happens to nats-server."""
+"""The follower reads each update once, in LIVE's order, through restarts of the server; and it ends when it is told to."""
 
-from __future__ import annotations
+import asyncio
+from contextlib import suppress
+from functools import partial
 
-from pathlib import Path
+import msgspec
 
-from fleetcast.jetstream import connect
-from fleetcast.machine import nats_server
+from fleetcast.jetstream import provision
+from fleetcast.live import Change, Held
+from fleetcast.nats_live import NatsLive
 from fleetcast.proof.follow import Follower
 from fleetcast.settings import Settings
-from tests.servers import Server, tcp_answers
+from fleetcast.state import State
+from fleetcast.update import Update
+from tests.conftest import Connect
+from tests.servers import Server, until
+
+AT = "2026-01-01T00:00:00.000Z"
 
 
-async def test_that_nobody_is_there_to_answer_is_no_update(folder: Path, settings: Settings) -> None:
-    """nats-server's 503 names the subject of the question, where an update names its own: the follower ended at it.
+async def commit(live: NatsLive, vehicle: str, revision: int, first: int, count: int) -> int:
+    """So many versions from `first` on; the revision after them."""
+    versions = range(first, first + count)
+    updates = [Update(vehicle, version, version - 1, AT, {}) for version in versions]
+    (revision,) = await live.commit([Change(State(vehicle, version=versions[-1]), revision, updates)])
+    return revision
 
-    A cluster without a leader says so; here a nats-server without JetStream does.
-    """
-    port = int(settings.nats.rpartition(":")[2])
-    (folder / "nats.conf").write_text(f'listen: "127.0.0.1:{port}"\n')
-    command = [nats_server(), "-c", str(folder / "nats.conf")]
-    server = Server("nats-server", command, folder / "nats.log", lambda: tcp_answers(port))
-    await server.start()
-    connection = await connect(settings, "test")
-    try:
-        seen: list[str] = []
-        assert await Follower(connection, lambda vehicle, update, stored: seen.append(vehicle))._read() == 0
-        assert not seen
-    finally:
-        await connection.close()
-        await server.stop()
+
+async def test_each_update_once_and_in_order_through_a_restart(
+    nats: Server, connected: Connect, settings: Settings
+) -> None:
+    connection = await connected()
+    await provision(connection, settings)
+    live = NatsLive(connection, settings)
+    seen: list[tuple[str, int]] = []
+    follower = Follower(
+        connection, lambda vehicle, data, _: seen.append((vehicle, msgspec.json.decode(data)["version"]))
+    )
+    following = asyncio.create_task(follower.run())
+    a = await commit(live, "a", 0, 1, 600)  # more than it asks for at once
+    await commit(live, "b", 0, 1, 3)
+    await until(lambda: len(seen) == 603)
+    await nats.kill()
+    await nats.start()
+    await until(lambda: connection.client.is_connected)
+    await commit(live, "a", a, 601, 5)
+    await until(lambda: len(seen) == 608)
+    assert seen == [
+        *(("a", n) for n in range(1, 601)),
+        *(("b", n) for n in range(1, 4)),
+        *(("a", n) for n in range(601, 606)),
+    ]
+    following.cancel()
+    with suppress(asyncio.CancelledError):
+        await following
+
+
+def _reached(follower: Follower, position: int) -> bool:
+    return follower.position >= position
+
+
+async def test_it_ends_at_once_wherever_it_is(nats: Server, connected: Connect, settings: Settings) -> None:
+    connection = await connected()
+    await provision(connection, settings)
+    await commit(NatsLive(connection, settings), "a", 0, 1, 600)
+    for moment in range(60):
+        follower = Follower(connection, lambda *_: None)
+        following = asyncio.create_task(follower.run())
+        for _ in range(moment):
+            await asyncio.sleep(0)
+        await until(partial(_reached, follower, moment * 7))
+        following.cancel()
+        ended, _ = await asyncio.wait({following}, timeout=3)
+        assert ended, f"it goes on, cancelled after {moment}"
+
+
+async def test_that_nobody_answers_is_no_update(connected: Connect, settings: Settings) -> None:
+    """nats-server's 503 names the subject of the question, as an update names its own: the follower ended at it."""
+    connection = await connected()
+    seen: list[int] = []
+    asked = asyncio.Event()
+
+    def committed(vehicle: str, update: bytes, stored: float) -> None:
+        seen.append(msgspec.json.decode(update, type=Update).version)
+
+    follower = Follower(connection, committed)
+    read = follower._read
+
+    async def told() -> int:
+        try:
+            return await read()
+        finally:
+            asked.set()
+
+    follower._read = told  # type: ignore[method-assign]
+    following = asyncio.create_task(follower.run())
+    await asked.wait()  # there is no stream yet
+    await provision(connection, settings)
+    live, held = NatsLive(connection, settings), Held(State("car-1"), 0)
+    update = Update("car-1", 1, 0, "2026-01-01T00:00:00.000Z", {})
+    await live.commit([Change(State("car-1", 1, update.updated_at), held.revision, [update])])
+    await until(lambda: seen or following.done())
+    assert seen == [1]
+    following.cancel()

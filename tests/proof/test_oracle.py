@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from fleetcast.packet import Signal
 from fleetcast.proof.packets import packet
-from fleetcast.proof.rows import Row, total
+from fleetcast.proof.rows import BREACHES, Row, total
 from tests.proof.faithful import EPOCH, SEED, WINDOW, Car, Phone, Platform
 
 STEPS = ("send", "ack", "commit", "read", "deliver", "comes back", "begins anew", "goes", "time passes")
@@ -19,8 +19,7 @@ STEPS = ("send", "ack", "commit", "read", "deliver", "comes back", "begins anew"
 def found(platform: Platform) -> dict[str, int]:
     """The columns that are not zero."""
     row = total(platform.oracle.rows.values())
-    columns = ("lost", "twice", "reordered", "false_resets", "unhealed")
-    return {name: getattr(row, name) for name in columns if getattr(row, name)}
+    return {name: getattr(row, name) for name in BREACHES if getattr(row, name)}
 
 
 def notes(platform: Platform) -> str:
@@ -223,6 +222,16 @@ def test_an_update_before_the_snapshot() -> None:
     platform.oracle.listens(phone.number, car.name, awake=True, again=False, anew=True)
     platform.update(phone, car.updates[-1])
     assert found(platform) == {"reordered": 1}
+
+
+def test_an_update_of_another_epoch_without_a_reset() -> None:
+    platform, car, phone = driven()
+    platform.send(car)
+    platform.commit(car)
+    platform.oracle._phones[phone.number].epoch = "before"
+    platform.deliver(phone)
+    assert found(platform)["lost"] == 1
+    assert "of epoch e after one of before, without a reset" in notes(platform)
 
 
 def test_an_update_with_another_content_than_live_took() -> None:
