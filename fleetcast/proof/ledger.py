@@ -56,8 +56,7 @@ class Ledger:
         """Counts into the row, and says what is wrong."""
         queued: dict[str, list[tuple[int, bytes]]] = {vehicle: [] for vehicle in self.sent}
         for vehicle, name, data in found.queued:
-            boot, seq = map(int, name.split("/"))
-            queued[vehicle].append(((boot - 1) * BOOT_AFTER + seq - 1, data))
+            queued[vehicle].append((_number(name), data))
         for vehicle, acked in self.acked.items():
             there = self._queued(vehicle, queued[vehicle], row)
             applied = self._fold(vehicle, found.views.get(vehicle, View()), row)
@@ -95,9 +94,7 @@ class Ledger:
         """
         again = 0
         for vehicle, name, _ in found.queued:
-            boot, seq = map(int, name.split("/"))
-            n = (boot - 1) * BOOT_AFTER + seq - 1
-            view = found.views.get(vehicle, View())
+            n, view = _number(name), found.views.get(vehicle, View())
             if name in found.rejected.get(vehicle, ()) or (
                 not is_poison(n) and good_before(n) < view.version
             ):
@@ -147,6 +144,12 @@ def say(row: Row, note: str) -> None:
     """A sentence for a person, unless there are plenty."""
     if len(row.notes) < MOST_NOTES:
         row.notes.append(note)
+
+
+def _number(name: str) -> int:
+    """Which packet of its vehicle it is, from 0."""
+    boot, seq = map(int, name.split("/"))
+    return (boot - 1) * BOOT_AFTER + seq - 1
 
 
 def _few(numbers: Sequence[int]) -> str:
