@@ -89,8 +89,8 @@ class Ledger:
     def settled(self, found: Found, row: Row) -> None:
         """Once the consumer has come to the end: nothing is queued that is not applied.
 
-        What it applied and acked may still lie there: an ack is not flushed, so after a cut the stream may have again what
-        the consumer's own record says is done. That costs room, until nats-server starts again, and nothing else.
+        What it applied and acked may still lie there: removing a message is not flushed, so after a cut the stream may have
+        again what the consumer's own record says is done, for good. That costs a little room, and nothing else.
         """
         again = 0
         for vehicle, name, _ in found.queued:
@@ -103,7 +103,7 @@ class Ledger:
                 row.unhealed += 1
                 say(row, f"{vehicle}: packet {name} is queued, and the consumer does not get it")
         if again:
-            say(row, f"{again} packets lie in the queue that were applied before a cut")
+            say(row, f"{again} packets lie in the queue that were applied and acked before a cut, and stay there")
 
     def _queued(self, vehicle: str, queued: Sequence[tuple[int, bytes]], row: Row) -> set[int]:
         there: set[int] = set()
