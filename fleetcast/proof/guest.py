@@ -107,20 +107,24 @@ class Guest:
         accelerator = ["-accel", "tcg", "-cpu", "max"] if emulated() else ["-accel", "kvm", "-cpu", "host"]
         size = f"logical_block_size={BLOCK},physical_block_size={BLOCK}"
         # setpriv: so that no machine is left behind by a proof that was killed itself
-        self._process = await asyncio.create_subprocess_exec(
-            *("setpriv", "--pdeathsig", "KILL", _QEMU, *accelerator, "-m", "768", "-smp", "1"),
-            *("-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"),
-            *("-kernel", str(PARTS / "kernel"), "-initrd", str(self._image)),
-            *("-append", "console=ttyS0 quiet panic=-1 random.trust_cpu=on"),
-            *("-chardev", f"file,id=console,path={self._console}", "-serial", "chardev:console"),
-            *("-blockdev", f"driver=nbd,node-name=disk,server.type=unix,server.path={self._folder / 'disk'}"),
-            *("-device", f"virtio-blk-pci,drive=disk,write-cache=on,{size}"),
-            *("-netdev", f"user,id=net,restrict=on,hostfwd=tcp:127.0.0.1:{self._port}-:4222"),
-            *("-device", "virtio-net-pci,netdev=net,romfile="),
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=(self._folder / "qemu.log").open("ab"),
-            stderr=asyncio.subprocess.STDOUT,
-        )
+        with (self._folder / "qemu.log").open("ab") as log:
+            self._process = await asyncio.create_subprocess_exec(
+                *("setpriv", "--pdeathsig", "KILL", _QEMU, *accelerator, "-m", "768", "-smp", "1"),
+                *("-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"),
+                *("-kernel", str(PARTS / "kernel"), "-initrd", str(self._image)),
+                *("-append", "console=ttyS0 quiet panic=-1 random.trust_cpu=on"),
+                *("-chardev", f"file,id=console,path={self._console}", "-serial", "chardev:console"),
+                *(
+                    "-blockdev",
+                    f"driver=nbd,node-name=disk,server.type=unix,server.path={self._folder / 'disk'}",
+                ),
+                *("-device", f"virtio-blk-pci,drive=disk,write-cache=on,{size}"),
+                *("-netdev", f"user,id=net,restrict=on,hostfwd=tcp:127.0.0.1:{self._port}-:4222"),
+                *("-device", "virtio-net-pci,netdev=net,romfile="),
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=log,
+                stderr=asyncio.subprocess.STDOUT,
+            )
 
     async def cut(self, dice: random.Random) -> None:
         """The power is gone, this instant: for the machine, and for the cache of its disk."""

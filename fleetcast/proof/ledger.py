@@ -56,8 +56,7 @@ class Ledger:
         """Counts into the row, and says what is wrong."""
         queued: dict[str, list[tuple[int, bytes]]] = {vehicle: [] for vehicle in self.sent}
         for vehicle, name, data in found.queued:
-            boot, seq = map(int, name.split("/"))
-            queued[vehicle].append(((boot - 1) * BOOT_AFTER + seq - 1, data))
+            queued[vehicle].append((_number(name), data))
         for vehicle, acked in self.acked.items():
             there = self._queued(vehicle, queued[vehicle], row)
             applied = self._fold(vehicle, found.views.get(vehicle, View()), row)
@@ -90,14 +89,12 @@ class Ledger:
     def settled(self, found: Found, row: Row) -> None:
         """Once the consumer has come to the end: nothing is queued that is not applied.
 
-        What it applied and acked may still lie there: an ack is not flushed, so after a cut the stream may have again what
-        the consumer's own record says is done. That costs room, until nats-server starts again, and nothing else.
+        What it applied and acked may still lie there: removing a message is not flushed, so after a cut the stream may have
+        again what the consumer's own record says is done, for good. That costs a little room, and nothing else.
         """
         again = 0
         for vehicle, name, _ in found.queued:
-            boot, seq = map(int, name.split("/"))
-            n = (boot - 1) * BOOT_AFTER + seq - 1
-            view = found.views.get(vehicle, View())
+            n, view = _number(name), found.views.get(vehicle, View())
             if name in found.rejected.get(vehicle, ()) or (
                 not is_poison(n) and good_before(n) < view.version
             ):
@@ -106,7 +103,10 @@ class Ledger:
                 row.unhealed += 1
                 say(row, f"{vehicle}: packet {name} is queued, and the consumer does not get it")
         if again:
-            say(row, f"{again} packets lie in the queue that were applied before a cut")
+            say(
+                row,
+                f"{again} packets lie in the queue that were applied and acked before a cut, and stay there",
+            )
 
     def _queued(self, vehicle: str, queued: Sequence[tuple[int, bytes]], row: Row) -> set[int]:
         there: set[int] = set()
@@ -147,6 +147,12 @@ def say(row: Row, note: str) -> None:
     """A sentence for a person, unless there are plenty."""
     if len(row.notes) < MOST_NOTES:
         row.notes.append(note)
+
+
+def _number(name: str) -> int:
+    """Which packet of its vehicle it is, from 0."""
+    boot, seq = map(int, name.split("/"))
+    return (boot - 1) * BOOT_AFTER + seq - 1
 
 
 def _few(numbers: Sequence[int]) -> str:
