@@ -111,7 +111,7 @@ class NodesWorld(World):
             await asyncio.sleep(1)
 
     async def heal(self, since: float, bound: float = HEAL_BOUND) -> float | None:
-        """As ever, but from the moment of the harm, and with packets acknowledged in each second: ingest may be cut off, too."""
+        """As ever, but from the moment of the harm, and with packets acknowledged in each second: ingest may be cut off."""
         began = start = self.harmed or since
         while (found := await super().heal(start, bound - (start - began))) is not None:
             acked = self.oracle.all_acked
