@@ -185,8 +185,11 @@ class Connection:
                 await asyncio.wait({*asking, losing}, timeout=pause, return_when=asyncio.FIRST_COMPLETED)
                 if answered := [one for one in asking if one.done()]:
                     answer: Msg = answered[0].result()
-                    if not subject.startswith("$JS.API."):  # stored, by a majority
+                    # Stored, by a majority. An error may be a leader's that hears no others: then nothing is stored.
+                    if not subject.startswith("$JS.API.") and b'"error"' not in answer.data:
                         self._vain_since = None
+                    elif not subject.startswith("$JS.API."):
+                        self._in_vain()
                     return answer
                 if losing.done():
                     raise Unavailable(f"nats-server was lost while {subject} was asked")

@@ -207,16 +207,23 @@ async def test_a_server_that_is_lost_is_left_for_another(two_ways: tuple[Wire, C
     await until(lambda: _at(connection, wire.to), "the other is found", 5)
 
 
-async def test_a_server_that_answers_nothing_but_pings_is_left_for_another(
-    two_ways: tuple[Wire, Connection], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("answer", [None, b'{"error": {"code": 409}}'])
+async def test_a_server_that_takes_nothing_is_left_for_another(
+    two_ways: tuple[Wire, Connection], monkeypatch: pytest.MonkeyPatch, answer: bytes | None
 ) -> None:
-    """As one that is cut off from the other servers of its cluster does."""
+    """As one that is cut off from the other servers of its cluster: it answers pings, and refuses, if it answers at all."""
     monkeypatch.setattr(jetstream, "_FORSAKEN", 1.0)
     wire, connection = two_ways
 
+    async def refuse(message: Msg) -> None:
+        if answer is not None:
+            await message.respond(answer)
+
+    await connection.client.subscribe("take.this", cb=refuse)
+
     async def elsewhere() -> bool:
         with suppress(Unavailable):
-            await connection.ask("nobody.answers", b"", timeout=0.2)
+            await connection.ask("take.this", b"", timeout=0.2)
         return _port(connection) == wire.to
 
     await until(elsewhere, "another is tried", 10)
