@@ -103,7 +103,10 @@ class Ledger:
                 row.unhealed += 1
                 say(row, f"{vehicle}: packet {name} is queued, and the consumer does not get it")
         if again:
-            say(row, f"{again} packets lie in the queue that were applied and acked before a cut, and stay there")
+            say(
+                row,
+                f"{again} packets lie in the queue that were applied and acked before a cut, and stay there",
+            )
 
     def _queued(self, vehicle: str, queued: Sequence[tuple[int, bytes]], row: Row) -> set[int]:
         there: set[int] = set()
