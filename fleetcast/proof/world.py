@@ -43,6 +43,7 @@ from fleetcast.subjects import ENCODING, FORM, LIVE, PACKETS, put_subject, state
 HEAL_BOUND = 60.0
 _LAG = 0.5
 _STAYS = 1.5
+_OPENS = 1.0  # seconds that a phone gets for its stream when it wakes up by itself: that is no fault's harm
 RULES = "fleetcast.proof.rules"
 
 
@@ -147,6 +148,7 @@ class World:
         self._final: list[tuple[int, int, int]] | None = None
         self.ends_at_first = False
         self._resent = 0
+        self._woke: dict[int, float] = {}
         self._queue_process: int | None = None
         self._first_epoch = ""
         self._stack = AsyncExitStack()
@@ -233,6 +235,10 @@ class World:
     def _on_phones(self, line: bytes) -> None:
         said = msgspec.json.decode(line, type=_Seen)
         for phone, vehicle, awake, again, anew in said.moods:
+            if not awake:
+                self._woke.pop(phone, None)
+            else:
+                self._woke.setdefault(phone, time.monotonic())
             self.oracle.listens(phone, vehicle, awake=awake, again=again, anew=anew)
         for event in said.events:
             self.oracle.event(event)
@@ -347,7 +353,7 @@ class World:
             history.append((now, self.oracle.due()))
             while len(history) > 1 and history[1][0] <= now - _LAG:
                 history.popleft()
-            lags = history[0][0] <= now - _LAG and self.oracle.lags(history[0][1])
+            lags = history[0][0] <= now - _LAG and self._lags(history[0][1], now)
             if lags or self.oracle.all_acked == acked:
                 last_bad = now
                 self.laggards = self._who(history[0][1])
@@ -355,6 +361,10 @@ class World:
                 return None
             await asyncio.sleep(0.05)
         return last_bad - since
+
+    def _lags(self, due: Mapping[str, int], now: float) -> bool:
+        behind = self.oracle.behind(due)
+        return bool(self.oracle.uncommitted(due)) or any(now - self._woke[phone] > _OPENS for phone in behind)
 
     async def level(self, bound: float) -> bool:
         """Whether everything that is acknowledged now came to everybody within the bound."""
