@@ -21,7 +21,7 @@ from fleetcast.settings import Settings
 from fleetcast.subjects import CONTROL_CHANNELS
 from fleetcast.supervisor import Notice, Program, Supervisor
 
-_IN_HAND = 10.0  # seconds that requests of a drained server get
+_IN_HAND = 20.0  # seconds that requests of a drained server get
 _STREAMS = 30.0  # seconds that the last streams of an edge get, once all have been told
 _CONNECTED = 30.0
 _SETTLE = 0.3  # seconds in which a replica tells a consume process its subscriptions
