@@ -136,6 +136,7 @@ frontend front
     http-request del-header grip- -m beg
     acl events path_end /events
     http-request lua.pace if events
+    http-request reject if events !{{ var(txn.paced) -m found }}
     use_backend streams if events {{ hdr_sub(accept) text/event-stream }}
     default_backend plain
 

@@ -3,6 +3,9 @@
 -- streams. Pushpin's queues for new requests hold 100, and a browser does not try again after the 5xx that an overrun of them
 -- ends in. The rate alone is not enough: where the machine is slower than it, the queues overrun, phones give up and come
 -- back, and that goes on for ever.
+--
+-- A phone that leaves while it waits ends the action, with a line in HAProxy's log, but not its request: what has no
+-- `txn.paced` must be rejected. Were it let through, all who give up at once would overrun the edge for nobody.
 
 local interval = 1 / tonumber(os.getenv("FLEETCAST_PACE"))
 local most = tonumber(os.getenv("FLEETCAST_OPENING"))
@@ -36,7 +39,10 @@ core.register_action("pace", { "http-req" }, function(txn)
       ended(first)
       first = first + 1
     end
-    if tonumber(txn.f:nbsrv("streams")) == 0 then return end -- told at once, by HAProxy itself
+    if tonumber(txn.f:nbsrv("streams")) == 0 then -- told at once, by HAProxy itself
+      txn:set_var("txn.paced", true)
+      return
+    end
     if count < most then break end
     core.msleep(100 + math.random(100))
   end
@@ -44,6 +50,7 @@ core.register_action("pace", { "http-req" }, function(txn)
   count = count + 1
   opening[last] = now()
   txn:set_priv(last)
+  txn:set_var("txn.paced", true)
 end)
 
 core.register_action("opened", { "http-res" }, function(txn)

@@ -78,6 +78,7 @@ def test_what_the_promises_hang_on() -> None:
     assert "option http-no-delay" in found["defaults"]  # else each event waits 200 ms
     assert "option abortonclose" in found["defaults"]  # else phones that left are listeners for ever
     assert "http-request lua.pace if events" in found["frontend front"]  # else a storm breaks the edge
+    assert "http-request reject if events !{ var(txn.paced) -m found }" in found["frontend front"]  # the same
     assert "http-request del-header grip- -m beg" in found["frontend front"]
     for backend in ("backend streams", "backend plain"):
         assert "http-check send meth GET uri / ver HTTP/1.1 hdr Host alive.invalid" in found[backend]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -10,7 +11,7 @@ from pathlib import Path
 from starlette.types import Receive, Scope, Send
 
 from fleetcast.haproxy import _OPENING
-from fleetcast.proof.client import Answer, Line
+from fleetcast.proof.client import Answer, Line, get
 from fleetcast.settings import Settings
 from tests.servers import haproxy_server, http_server, platform_settings, until
 
@@ -46,7 +47,7 @@ async def front(folder: Path, edge: SlowEdge) -> AsyncIterator[Settings]:
     settings = platform_settings(folder, edges=1, new_streams=2000, edge_connections=1000)
     async with http_server(edge, settings.edge_port), haproxy_server(folder, settings, []) as haproxy:
         yield settings
-        assert "Lua" not in haproxy.log.read_text()
+        assert "runtime error" not in haproxy.log.read_text()
 
 
 async def status(settings: Settings) -> int:
@@ -88,6 +89,33 @@ async def test_phones_that_leave_before_the_answer_hold_their_places_for_seconds
         edge.go.set()
         found = await asyncio.gather(*(status(settings) for _ in range(_OPENING)))
         assert set(found) == {200}
+
+
+async def test_phones_that_leave_while_they_wait_never_reach_the_edge(folder: Path) -> None:
+    """All that gave up at once were let through at once, for nobody, and the edge stood still meanwhile."""
+    edge = SlowEdge()
+    async with front(folder, edge) as settings, asyncio.TaskGroup() as tasks:
+        first = [tasks.create_task(status(settings)) for _ in range(_OPENING)]
+        await until(lambda: edge.unanswered == _OPENING)
+        waiting = [asyncio.create_task(status(settings)) for _ in range(PHONES)]
+        await until(lambda: sessions(settings, PHONES + _OPENING), "they wait in HAProxy")
+        for task in waiting:
+            task.cancel()
+        await asyncio.gather(*waiting, return_exceptions=True)
+        await until(lambda: sessions(settings, _OPENING), "HAProxy knows that they left")
+        assert edge.most == _OPENING
+        edge.go.set()
+        assert set(await asyncio.gather(*first)) == {200}
+        assert await status(settings) == 200
+        assert edge.held == _OPENING + 1
+
+
+async def sessions(settings: Settings, count: int) -> bool:
+    """Whether the front has so many."""
+    answer = await get(settings.haproxy_port, "/metrics")
+    found = re.search(rb'haproxy_frontend_current_sessions{proxy="front"} (\d+)', bytes(answer.body))
+    assert found
+    return int(found[1]) == count
 
 
 async def test_without_an_edge_phones_are_told_at_once(folder: Path) -> None:
