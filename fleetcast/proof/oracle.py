@@ -140,6 +140,7 @@ class Oracle:
         """Packet n was acknowledged; cars send one after the other."""
         one = self._vehicles[vehicle]
         if n != one.acked:
+            self.row.lost += 1
             self._say(f"{vehicle}: packet {n} acknowledged where {one.acked} was due: the cars are wrong")
         one.acked = n + 1
         self.row.acked += 1
@@ -158,10 +159,11 @@ class Oracle:
             self._say(f"{vehicle}: version {version} (packet {name}) committed again, after {fold.version}")
             return
         if version != fold.version + 1 or prev != fold.version:
-            self.row.lost += version - fold.version - 1
+            self.row.lost += max(1, version - fold.version - 1)
             self._say(f"{vehicle}: version {prev}->{version} in LIVE where {fold.version + 1} was due")
         due, patch = fold.advance(RULES in signals or RULES in fold.signals)
         if RULES in signals and self.stage == "before":
+            self.row.lost += 1
             self._say(f"{vehicle}: version {version} has a rule that is not deployed yet")
         if name != due:
             self._misplaced(one, vehicle, name, due)
@@ -381,6 +383,9 @@ class Oracle:
             ]
             found = rejected.get(name, [])
             self.row.lost += len(set(poison) - set(found))
+            self.row.twice += len(
+                set(found) - set(poison)
+            )  # applied as well, or the fold has counted it as lost
             if set(poison) != set(found):
                 self._say(f"{name}: rejected are {sorted(found)}, and should be {poison}")
             if one.waiting:

@@ -456,6 +456,7 @@ class World:
         stored = (await self.connection.api(f"STREAM.INFO.{PACKETS}"))["state"]["last_seq"] - self._resent
         if stored != self.oracle.all_acked:
             self.oracle.row.twice += max(0, stored - self.oracle.all_acked)
+            self.oracle.row.lost += max(0, self.oracle.all_acked - stored)
             self.oracle.row.notes.append(
                 f"the queue took {stored} packets, and {self.oracle.all_acked} were acknowledged"
             )

@@ -172,13 +172,47 @@ def test_poison_that_is_not_rejected() -> None:
     assert found(platform) == {"lost": 1}
 
 
-def test_a_good_packet_among_the_rejected() -> None:
+def test_a_good_packet_that_is_applied_and_rejected_as_well() -> None:
+    """A mutant lived by it: that was said, and not counted."""
+    platform, car, _ = driven()
+    car.rejected.append(packet(SEED, car.name, 3).name)
+    platform.settle()
+    assert found(platform) == {"twice": 1}
+    assert "rejected are ['1/4'], and should be []" in notes(platform)
+
+
+def test_a_good_packet_that_is_rejected_and_not_applied() -> None:
     platform, car, _ = driven()
     skip(platform, car)
     car.rejected.append(packet(SEED, car.name, 5).name)
     platform.settle()
     assert found(platform)["lost"] >= 1
-    assert "rejected are ['1/6'], and should be []" in notes(platform)
+
+
+def test_a_version_that_names_another_before_it() -> None:
+    platform, car, _ = driven()
+    platform.send(car)
+    platform.commit(car)
+    car.updates[-1] = msgspec.structs.replace(car.updates[-1], prev=3)
+    platform.read(car)
+    assert found(platform) == {"lost": 1}
+    assert "version 3->6 in LIVE where 6 was due" in notes(platform)
+
+
+def test_a_rule_that_is_not_deployed_yet() -> None:
+    platform, car, _ = driven()
+    platform.send(car)
+    platform.commit(car)
+    signals = car.updates[-1].signals | {"Proof.Rules": Signal(2, packet(SEED, car.name, 5).sent_at)}
+    car.updates[-1] = msgspec.structs.replace(car.updates[-1], signals=signals)
+    platform.read(car)
+    assert found(platform) == {"lost": 1}
+
+
+def test_cars_that_skip_a_packet_prove_nothing() -> None:
+    platform, car, _ = driven()
+    platform.oracle.acked(car.name, 6)
+    assert found(platform)["lost"] == 1
 
 
 def test_an_update_that_a_phone_misses() -> None:
