@@ -34,6 +34,7 @@ from fleetcast.jetstream import (
     make_consumers,
 )
 from fleetcast.members import Members, owned
+from fleetcast.nats_left import left_behind, remove
 from fleetcast.queue import Delivery, Stored
 from fleetcast.settings import Settings
 from fleetcast.subjects import (
@@ -270,7 +271,10 @@ class NatsQueue:
         """Sent, not waited for: a lost ack means a redelivery, which the state recognises."""
         with suppress(nats.errors.Error, OSError):
             for delivery in deliveries:
-                await self._connection.client.publish(delivery.token, b"+ACK")
+                if delivery.token:
+                    await self._connection.client.publish(delivery.token, b"+ACK")
+                else:
+                    await remove(self._connection, delivery.position)
 
     async def reset(self, partitions: Iterable[int]) -> None:
         """Those that are not ours any more are left to their owner."""
@@ -300,13 +304,16 @@ class NatsQueue:
         # Without a pin somebody else may own it still, and a reset would disturb that one: our first message brings a
         # pin, and with it the reset. In a cluster a new leader knows no pins: the same happens.
         partition.reset = partition.fresh or bool(partition.pin)
+        left: list[Delivery] = []
         if partition.reset:
             consumer = partition_consumer(partition.number, now.name)
-            await self._connection.api(f"CONSUMER.RESET.{PACKETS}.{consumer}", {})
+            info = await self._connection.api(f"CONSUMER.RESET.{PACKETS}.{consumer}", {})
+            left = await left_behind(self._connection, partition.number, info, now)
         partition.fresh = False
         # Always 1, whatever the answer says was delivered by now: that went to an older pull, and must not be skipped.
         partition.expected = 1
         partition.buffer.clear()
+        partition.buffer.extend(left)
         partition.last_position = 0
         partition.outstanding = 0
         partition.broken = None
