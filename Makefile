@@ -26,7 +26,7 @@ test: check ## check, then every test (TESTS="tests/test_sse.py -k name" for som
 test-all: setup-prove test ## test, then the mutants: bugs that the proof must find (MUTANTS="name name" for some)
 	@$(bin)/python -m tests.mutants.run $(MUTANTS)
 
-prove: setup-prove ## the long proof, every act: an hour and a half (needs root; ARGS="--seed 1" for the same again)
+prove: setup-prove ## the long proof, every act: about an hour (needs root; ARGS="--seed 1" for the same again)
 	@exec $(bin)/fleetcast prove --acts all --faults 240 --cars 60 --phones 100 --rate 400 $(ARGS)
 
 check: setup-test ## style, types and the direction of imports
