@@ -152,7 +152,7 @@ class NatsQueue:
         """Begins to take part: hears the others first, so as not to grab what is theirs."""
         self._connection.on_reconnect.append(self._reconnected)
         self._hearing = await self._connection.client.subscribe(MEMBERS, cb=self._on_member)
-        await self._say()
+        await self._say(joining=True)
         await asyncio.sleep(_HELLO)
         self._tend.set()
         self._tasks = [asyncio.create_task(self._keep_saying()), asyncio.create_task(self._keep_tending())]
@@ -189,14 +189,17 @@ class NatsQueue:
         if not self._tasks or missing or waiting:
             raise Unavailable(f"{len(missing) + len(waiting)} partitions are being taken over")
 
-    async def _say(self, *, leaving: bool = False) -> None:
-        word = msgspec.json.encode({"member": self._member, "leaving": leaving})
+    async def _say(self, *, leaving: bool = False, joining: bool = False) -> None:
+        word = msgspec.json.encode({"member": self._member, "leaving": leaving, "joining": joining})
         with suppress(nats.errors.Error, OSError):
             await self._connection.client.publish(MEMBERS, word)
 
     async def _on_member(self, message: Msg) -> None:
         word = msgspec.json.decode(message.data)
-        if self._members.heard(word["member"], leaving=word["leaving"]):
+        news = self._members.heard(word["member"], leaving=word["leaving"])
+        # One that was started again within seconds is no news, and knows nobody all the same: unanswered it would take
+        # all partitions from everybody.
+        if news or (word.get("joining") and word["member"] != self._member):
             await self._say()
 
     async def _keep_saying(self) -> None:

@@ -623,6 +623,35 @@ async def test_a_member_that_leaves_hands_over_at_once(worlds: Callable[..., Awa
     await b.stop()
 
 
+async def test_a_member_that_is_started_again_at_once_takes_nothing_from_the_others(
+    worlds: Callable[..., Awaitable[World]],
+) -> None:
+    """Nobody answered it, as nobody had missed it: it took all partitions, and some stood still for ten seconds."""
+    world = await worlds(member_timeout=300.0)
+    queue, record = await world.queue(), Record()
+    a = Reader("a", await world.member("a"), record)
+    before = await world.member("b")
+    b = Reader("b", before, record)
+    await put_all(queue, VEHICLES, range(1, 11))
+    await until(everything(record, VEHICLES, 10))
+    for reader in (a, b):
+        reader.partitions.clear()
+    await put_all(queue, VEHICLES, range(11, 51))
+    await until(everything(record, VEHICLES, 50))
+    share, recovered = set(b.partitions), len(a.recovered)
+    assert share
+    assert share != set(range(PARTITIONS))
+    await b.stop()
+    await world.die(before, "cut")
+    b = Reader("b", await world.member("b"), record)
+    await put_all(queue, VEHICLES, range(51, 101))
+    await until(everything(record, VEHICLES, 100))
+    assert b.partitions == share
+    assert len(a.recovered) == recovered, "a was disturbed"
+    for reader in (a, b):
+        await reader.stop()
+
+
 async def test_a_member_that_left_is_not_taken_for_alive(worlds: Callable[..., Awaitable[World]]) -> None:
     """It answered newcomers until its connection was closed, and they left it its share."""
     world = await worlds(member_timeout=300.0)
