@@ -7,8 +7,6 @@ import asyncio
 import secrets
 import signal
 import sys
-import time
-from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -16,7 +14,7 @@ import msgspec
 from fleetcast.errors import Unusable
 from fleetcast.proof import acts
 from fleetcast.proof.rows import Row
-from fleetcast.proof.table import as_json, broken, print_table
+from fleetcast.proof.table import as_json, broken, clocked, print_table
 from fleetcast.proof.world import Size
 from fleetcast.settings import Settings
 from fleetcast.wiring import configure_logging
@@ -100,7 +98,7 @@ async def run(arguments: argparse.Namespace, settings: Settings) -> int:
     configure_logging(msgspec.structs.replace(settings, log_level="error"), "prove")
     seed = secrets.randbelow(1_000_000) if arguments.seed is None else arguments.seed
     size = Size(arguments.cars, arguments.phones, arguments.rate, arguments.window)
-    say = _clocked(sys.stderr if arguments.json else sys.stdout)
+    say = clocked(sys.stderr if arguments.json else sys.stdout)
     say(f"seed {seed}")
     wish = acts.Wish(seed, size, say, arguments.faults, tuple(arguments.only), arguments.first)
     working = asyncio.create_task(_all(given, wish))
@@ -124,13 +122,3 @@ async def _all(names: list[str], wish: acts.Wish) -> list[Row]:
             wish.say(f"act: {name}")
         rows += await acts.ACTS[name].run(wish)
     return rows
-
-
-def _clocked(file: Any) -> Callable[[str], None]:
-    began = time.monotonic()
-
-    def say(line: str) -> None:
-        seconds = int(time.monotonic() - began)
-        print(f"{seconds // 60:3d}:{seconds % 60:02d}  {line}", file=file, flush=True)
-
-    return say

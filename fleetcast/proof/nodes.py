@@ -27,7 +27,7 @@ from fleetcast.proof.faults import Fault
 from fleetcast.proof.net import Net, small_net
 from fleetcast.proof.ports import free_ports, short_folder
 from fleetcast.proof.rows import Row
-from fleetcast.proof.table import broken, print_table
+from fleetcast.proof.table import broken, clocked, print_table
 from fleetcast.proof.wire import Wire
 from fleetcast.proof.world import HEAL_BOUND, ProvenPlatform, Size, World
 from fleetcast.settings import Settings
@@ -230,15 +230,9 @@ def main() -> int:
     )
     given = parser.parse_args()
     configure_logging(Settings(log_level="error"), "prove")
-    began = time.monotonic()
-
-    def say(line: str) -> None:
-        seconds = int(time.monotonic() - began)
-        sys.stdout.write(f"{seconds // 60:3d}:{seconds % 60:02d}  {line}\n")
-        sys.stdout.flush()
 
     async def run() -> list[Row]:
-        proving = asyncio.create_task(prove(given.seed, given.rounds, say))
+        proving = asyncio.create_task(prove(given.seed, given.rounds, clocked(sys.stdout)))
         for number in (signal.SIGINT, signal.SIGTERM):  # else the small network would stay
             asyncio.get_running_loop().add_signal_handler(number, proving.cancel)
         return await proving

@@ -26,7 +26,7 @@ from fleetcast.proof.load import Load
 from fleetcast.proof.look import look
 from fleetcast.proof.ports import platform_settings, short_folder
 from fleetcast.proof.rows import Row
-from fleetcast.proof.table import broken, print_table
+from fleetcast.proof.table import broken, clocked, print_table
 from fleetcast.settings import Settings
 from fleetcast.subjects import PACKETS
 from fleetcast.wiring import configure_logging
@@ -223,15 +223,8 @@ def main() -> int:
     parser.add_argument("--promises", type=int, default=_PROMISES, help="acknowledgements before each cut")
     given = parser.parse_args()
     configure_logging(Settings(log_level="error"), "prove")
-    began = time.monotonic()
-
-    def say_line(line: str) -> None:
-        seconds = int(time.monotonic() - began)
-        sys.stdout.write(f"{seconds // 60:3d}:{seconds % 60:02d}  {line}\n")
-        sys.stdout.flush()
-
     try:
-        rows = asyncio.run(prove(given.seed, given.cuts, say_line, given.promises, given.controls))
+        rows = asyncio.run(prove(given.seed, given.cuts, clocked(sys.stdout), given.promises, given.controls))
     except FleetcastError as why:
         sys.stderr.write(f"{why}\n")
         return 2

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from typing import IO
 
 import msgspec
@@ -17,6 +18,17 @@ def broken(rows: Sequence[Row]) -> bool:
     """Whether a promise was not kept, or nothing was proved."""
     whole = total(rows)
     return not whole.clean or not whole.acked or not whole.times
+
+
+def clocked(file: IO[str]) -> Callable[[str], None]:
+    """Says lines for a person, each with the minutes and seconds since now before it."""
+    began = time.monotonic()
+
+    def say(line: str) -> None:
+        seconds = int(time.monotonic() - began)
+        print(f"{seconds // 60:3d}:{seconds % 60:02d}  {line}", file=file, flush=True)
+
+    return say
 
 
 def print_table(rows: Sequence[Row], file: IO[str]) -> None:

@@ -208,8 +208,9 @@ async def test_no_vehicle_is_missing_from_a_backup_that_is_made_while_they_commi
 
     for first in range(0, 600, 100):
         await commit(sorted(held)[first : first + 100])
+    first_commits = {vehicle: one.revision for vehicle, one in held.items()}
     storming = asyncio.create_task(storm())
-    await asyncio.sleep(0.5)
+    await until(lambda: sum(one.revision != first_commits[v] for v, one in held.items()) > 100, "it storms")
     before = {vehicle: one.state.version for vehicle, one in held.items()}
     made = await backup(connection, settings, folder / "b")
     assert sum(one.state.version for one in held.values()) > sum(before.values()), "they did commit meanwhile"

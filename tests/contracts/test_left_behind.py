@@ -2,39 +2,25 @@
 
 from __future__ import annotations
 
-import asyncio
 import shutil
 from pathlib import Path
 
 import msgspec
 
 from fleetcast.clock import SystemClock
-from fleetcast.errors import Recover
 from fleetcast.jetstream import Connection, provision, stream_info
 from fleetcast.nats_queue import NatsQueue
 from fleetcast.packet import JSON
-from fleetcast.queue import Delivery
 from fleetcast.settings import Settings
 from fleetcast.subjects import PACKETS
 from tests.conftest import Connect
+from tests.contracts.test_backup import pulled
 from tests.servers import Server, until
 
 
 async def put(queue: NatsQueue, first: int, count: int) -> None:
     for number in range(first, first + count):
         await queue.put("car-1", f"car-1/1/{number}", str(number).encode(), JSON, "identity")
-
-
-async def pulled(queue: NatsQueue, count: int) -> list[Delivery]:
-    found: list[Delivery] = []
-    async with asyncio.timeout(30):
-        while len(found) < count:
-            try:
-                found += await queue.pull(count - len(found))
-            except Recover as why:
-                found = []
-                await queue.reset(why.partitions)
-    return found
 
 
 async def messages(connection: Connection) -> int:
