@@ -1,7 +1,7 @@
 # Two commands matter: `make demo` and `make test`. Both first install what is missing.
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup setup-test setup-prove demo test test-all prove check format lock fresh clean
+.PHONY: help setup setup-test setup-prove setup-bench demo test test-all prove bench bench-full check format lock fresh clean
 
 bin := .venv/bin
 
@@ -17,6 +17,9 @@ setup-test: ## the same, and what tests and checks need
 setup-prove: ## the same, and what the longest proofs need (a virtual machine)
 	@scripts/setup prove
 
+setup-bench: ## the same, and what the benchmarks draw and compare with (nginx, which is not started)
+	@scripts/setup bench
+
 demo: setup ## the whole platform with cars and phones; ARGS="--seconds 30" ends with a summary
 	@exec $(bin)/fleetcast demo $(ARGS)
 
@@ -28,6 +31,12 @@ test-all: setup-prove test ## test, then the mutants: bugs that the proof must f
 
 prove: setup-prove ## the long proof, every act: about an hour (needs root; ARGS="--seed 1" for the same again)
 	@exec $(bin)/fleetcast prove --acts all --faults 240 --cars 60 --phones 100 --rate 400 $(ARGS)
+
+bench: setup-bench ## measure this machine, every question at a small size: half an hour (ARGS="load" for one)
+	@exec $(bin)/python -m bench $(ARGS)
+
+bench-full: setup-bench ## the same at full size: hours; ARGS=--document writes docs/benchmarks.md
+	@exec $(bin)/python -m bench --full $(ARGS)
 
 check: setup-test ## style, types and the direction of imports
 	@$(bin)/ruff check --quiet --output-format concise

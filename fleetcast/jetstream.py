@@ -415,8 +415,14 @@ def epoch_of(live: dict[str, Any]) -> str:
 
 
 def consumer_config(number: int, generation: str) -> dict[str, Any]:
-    """One partition's consumer: the server pins it to one client at a time."""
+    """One partition's consumer: the server pins it to one client at a time.
+
+    Its place in the queue is kept in memory: what is acked is removed from the queue, so a consumer that begins anew begins
+    at the right packet, and one that is gone is made again when it is reset. In a file, with `sync_interval: always`, each of
+    64 consumers would write, sync and rename one after every few packets: a third of all that nats-server did.
+    """
     return {
+        "mem_storage": True,
         "durable_name": partition_consumer(number, generation),
         "filter_subject": partition_filter(number),
         "ack_policy": "explicit",

@@ -117,8 +117,9 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A lost last update is healed after at most this many seconds, plus 15 (the links differ a little)."""
     keep_alive: Annotated[int, msgspec.Meta(ge=1, le=60)] = 25
     """A comment is sent on an idle stream this often. HAProxy's timeouts are three times as long."""
-    new_streams: Count = 300
-    """New streams a second that the front lets through; Pushpin fails beyond about 600."""
+    new_streams: Count = 1000
+    """New streams a second that the front lets through. It also lets at most 64 wait for their answer, so this
+    bounds no more than what fast machines do at once."""
     edge_connections: Annotated[int, msgspec.Meta(ge=20, le=500_000)] = 4_000
     """Phones a replica takes. Pushpin itself is given more, since it stops altogether at its own limit."""
 

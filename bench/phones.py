@@ -1,0 +1,203 @@
+"""Load: phones that hold streams, one connection each, and note when they see a version; come back with their id when cut.
+
+What they read are events whose data has a `"version":N`, as ours; so other servers can be measured with the same phones. Run
+as a process: options as JSON, then the file for its records, one row a sight: (vehicle, version, seen, 0) in ns of the
+machine's monotonic clock. Words on standard input: `stop`, `forget` (what was seen until now).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import re
+import sys
+import time
+from pathlib import Path
+
+import msgspec
+
+from bench.cars import keep_saying, listen, say, vehicle
+from bench.stats import Records
+
+_VERSION = re.compile(rb'"version":(\d+)')
+_ID = re.compile(rb"^id: ?(\S+)", re.MULTILINE)
+_KINDS = {b"event: reset": "resets", b"event: unavailable": "unavailable", b"event: snapshot": "snapshots"}
+_PATIENCE = 15.0
+
+
+class Options(msgspec.Struct, frozen=True):
+    """`count` phones, the n-th on vehicle `first + n * stride`, by turns on these ports; `pace` new streams a second."""
+
+    ports: list[int]
+    count: int
+    first: int = 0
+    stride: int = 1
+    path: str = "/v1/vehicles/{}/events"
+    prefix: str = "car-"
+    pace: float = 300.0
+    back: tuple[float, float] = (0.0, 1.0)
+    """A phone that was cut comes back after between so many seconds."""
+    wrap: int = 1_000_000_000
+    """Vehicles are counted modulo this: several phones on one."""
+
+
+class _Phone(asyncio.Protocol):
+    def __init__(self, phones: Phones, number: int) -> None:
+        options = phones.options
+        self.phones = phones
+        self.number = number
+        self.vehicle = (options.first + number * options.stride) % options.wrap
+        self.port = options.ports[number % len(options.ports)]
+        self.version = 0
+        self.last = b""
+        self.open = False
+        self.rest = b""
+        self.transport: asyncio.Transport | None = None
+        self.patience: asyncio.TimerHandle | None = None
+
+    async def connect(self) -> None:
+        loop = asyncio.get_running_loop()
+        self.phones.tries += 1
+        self.patience = loop.call_later(_PATIENCE, self._give_up)
+        try:
+            await loop.create_connection(lambda: self, "127.0.0.1", self.port)
+        except OSError:
+            self.phones.refused += 1
+            self._come_back()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self.transport = transport
+        path = self.phones.options.path.format(vehicle(self.vehicle, self.phones.options.prefix))
+        last = b"Last-Event-ID: " + self.last + b"\r\n" if self.last else b""
+        head = f"GET {path} HTTP/1.1\r\nHost: bench\r\nAccept: text/event-stream\r\n".encode()
+        transport.write(head + last + b"\r\n")
+
+    def data_received(self, data: bytes) -> None:
+        now = time.monotonic_ns()
+        phones = self.phones
+        if not self.open:
+            self.rest += data
+            if b"\r\n\r\n" not in self.rest:
+                return
+            data, self.rest = self.rest, b""
+            if not data.startswith(b"HTTP/1.1 200"):
+                phones.errors += 1
+                phones.error = data[:80].decode("latin-1")
+                self.close()
+                return
+            self.open = True
+            phones.open += 1
+            phones.opened += 1
+            if self.patience is not None:
+                self.patience.cancel()
+        if self.rest:
+            data, self.rest = self.rest + data, b""
+        end = data.rfind(b"\n\n") + 2  # what is not a whole event yet waits
+        if end < len(data) and end > 1:
+            self.rest = data[end:] if b"event:" in data[end:] or b"id:" in data[end:] else b""
+            data = data[:end]
+        for found in _VERSION.finditer(data):
+            version = int(found[1])
+            if version > self.version:
+                self.version = version
+                phones.records.add(self.vehicle, version, now)
+            else:
+                phones.again += 1
+        for found in _ID.finditer(data):
+            self.last = found[1]
+        if b"event: " in data:
+            for word, kind in _KINDS.items():
+                if word in data:
+                    phones.kinds[kind] += data.count(word)
+            if b"event: unavailable" in data:
+                self.close()
+        phones.bytes += len(data)
+
+    def close(self) -> None:
+        if self.transport is not None:
+            self.transport.abort()
+
+    def _give_up(self) -> None:
+        if not self.open:
+            self.phones.gave_up += 1
+            self.close()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.transport = None
+        self.rest = b""
+        if self.open:
+            self.open = False
+            self.phones.open -= 1
+            self.phones.closed += 1
+        self._come_back()
+
+    def _come_back(self) -> None:
+        if self.patience is not None:
+            self.patience.cancel()
+        if not self.phones.stopping.is_set():
+            pause = random.uniform(*self.phones.options.back)
+            asyncio.get_running_loop().call_later(pause, self.phones.start, self)
+
+
+class Phones:
+    """All of them."""
+
+    def __init__(self, options: Options) -> None:
+        self.options = options
+        self.records = Records()
+        self.open = self.opened = self.closed = self.tries = self.refused = self.errors = self.gave_up = 0
+        self.again = self.bytes = 0
+        self.error = ""
+        self.kinds = dict.fromkeys(_KINDS.values(), 0)
+        self.stopping = asyncio.Event()
+        self.tasks: set[asyncio.Task[None]] = set()
+
+    def start(self, phone: _Phone) -> None:
+        """It connects."""
+        if not self.stopping.is_set():
+            task = asyncio.ensure_future(phone.connect())
+            self.tasks.add(task)
+            task.add_done_callback(self.tasks.discard)
+
+    def forget(self) -> None:
+        """What was seen until now."""
+        self.records = Records()
+
+    async def run(self) -> None:
+        """Until told to stop."""
+        began = time.monotonic()
+        for number in range(self.options.count):
+            while (ahead := began + number / self.options.pace - time.monotonic()) > 0:  # noqa: ASYNC110 - a pace
+                await asyncio.sleep(min(ahead, 0.02))
+            if self.stopping.is_set():
+                return
+            self.start(_Phone(self, number))
+        await self.stopping.wait()
+
+    def line(self) -> dict[str, float]:
+        """What is said each half second."""
+        counts = ("opened", "closed", "tries", "refused", "errors", "gave_up", "again", "bytes", "error")
+        return {
+            **{name: getattr(self, name) for name in counts},
+            **self.kinds,
+            "seen": len(self.records),
+            "cpu": time.process_time(),
+            "open": self.open,
+        }
+
+
+async def main(options: Options, records: Path) -> None:
+    """The process."""
+    phones = Phones(options)
+    telling = asyncio.create_task(listen({"stop": phones.stopping.set, "forget": phones.forget}))
+    saying = asyncio.create_task(keep_saying(phones.line))
+    await phones.run()
+    for task in (telling, saying):
+        task.cancel()
+    say(phones.line())
+    phones.records.save(records)
+
+
+if __name__ == "__main__":
+    asyncio.run(main(msgspec.json.decode(sys.argv[1], type=Options), Path(sys.argv[2])))
