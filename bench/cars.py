@@ -34,7 +34,7 @@ _LATE = 0.0005  # a tick is slept for only if it is further away than this
 
 
 class Options(msgspec.Struct, frozen=True):
-    """`rate` packets a second of `cars` vehicles in turn, numbered from `first`; besides, `hot` of them at `hot_rate` in all.
+    """`rate` packets a second of `cars` vehicles in turn, numbered from `first`.
 
     `size` is the packet's size inflated, in bytes; 0: the head alone. `seq` is the first sequence number.
     """
@@ -48,8 +48,6 @@ class Options(msgspec.Struct, frozen=True):
     connections: int = 64
     boot: int = 2
     seq: int = 1
-    hot: int = 0
-    hot_rate: float = 0.0
     prefix: str = "car-"
     noun: str = "vehicles"
     seed: int = 1
@@ -169,17 +167,15 @@ class Fleet:
         options = self.options
         for _ in range(options.connections):
             await self._connect()
-        began = time.monotonic_ns()
-        tasks = [asyncio.create_task(self._send(began, options.rate, options.cars, 0))]
-        if options.hot:
-            tasks.append(asyncio.create_task(self._send(began, options.hot_rate, options.hot, options.cars)))
-        await asyncio.gather(*tasks)
+        if options.rate > 0:
+            await self._send(time.monotonic_ns())
         deadline = time.monotonic() + 30
         while len(self.records) < self.made and time.monotonic() < deadline:  # noqa: ASYNC110 - cheaper than an event each
             await asyncio.sleep(0.02)
 
-    async def _send(self, began: int, rate: float, cars: int, first: int) -> None:
-        options, interval, count = self.options, 1e9 / rate, 0
+    async def _send(self, began: int) -> None:
+        options, count = self.options, 0
+        interval = 1e9 / options.rate
         end = began + options.seconds * 1e9
         while not self.stopping.is_set():
             due = began + int(count * interval)
@@ -188,7 +184,7 @@ class Fleet:
             if (ahead := (due - time.monotonic_ns()) / 1e9) > _LATE:
                 await asyncio.sleep(min(ahead, 0.1))
                 continue
-            number = options.first + first + count % cars
+            number = options.first + count % options.cars
             self._make(number, due)
             count += 1
             if not count % 16:

@@ -194,6 +194,14 @@ class Load:
             raise Failed(f"{self.module}: {key} is not {least} after {within:.0f} s: {self.last}") from None
         return self.last
 
+    async def news(self, within: float) -> None:
+        """Waits for the next line, or so long. Raises Failed if it ended by itself."""
+        self._ended()
+        self._news.clear()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(within):
+                await self._news.wait()
+
     def tell(self, word: str) -> None:
         """One line for it."""
         assert self._process.stdin is not None

@@ -12,7 +12,7 @@ from typing import Protocol
 import msgspec
 
 
-class Item(msgspec.Struct, frozen=True):
+class Item(msgspec.Struct, frozen=True, gc=False):
     """One event on a channel: its id, the id before it there, and the bytes for the stream."""
 
     channel: str

@@ -15,7 +15,7 @@ from fleetcast.clock import rfc3339
 from fleetcast.state import State
 
 
-class Trace(msgspec.Struct, frozen=True):
+class Trace(msgspec.Struct, frozen=True, gc=False):
     """One packet's way; times are seconds since 1970, by the platform's clock but for `sent_at` (the vehicle's, RFC 3339)."""
 
     vehicle: str

@@ -16,14 +16,14 @@ from fleetcast.state import State
 from fleetcast.update import Update
 
 
-class Held(msgspec.Struct, frozen=True):
+class Held(msgspec.Struct, frozen=True, gc=False):
     """A state and its revision, which rises with each commit; 0 if the vehicle never sent."""
 
     state: State
     revision: int
 
 
-class Change(msgspec.Struct, frozen=True):
+class Change(msgspec.Struct, frozen=True, gc=False):
     """One vehicle's part of a commit: the state after, the revision it was based on, each update that led there."""
 
     state: State

@@ -1,7 +1,8 @@
 """Who consumes: the live consume processes, and which of them owns which partition.
 
 Each process says once a second that it is there (core NATS, nothing stored). From the names heard lately every process
-computes the same owner of each partition, by rendezvous hashing, so that a process that comes or goes moves only its share.
+computes the same owner of each partition, by rendezvous hashing with equal shares, so that a process that comes or goes
+moves little more than its share.
 Two that disagree for a moment do no harm: the server pins a partition to one of them, and the fence stops the other.
 """
 
@@ -9,21 +10,42 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable
+from functools import lru_cache
 
 from fleetcast.clock import Clock
 
 
-def owner(partition: int, members: Iterable[str]) -> str:
-    """The member that owns this partition: the highest hash. `members` must not be empty."""
-    return max(
-        members, key=lambda member: (hashlib.blake2b(f"{partition}/{member}".encode()).digest(), member)
+@lru_cache(maxsize=16)
+def owners(partitions: int, members: frozenset[str]) -> tuple[str, ...]:
+    """The owner of each partition: where its hash with a member is highest, as long as nobody has more than a fair share.
+
+    Shares differ by one at most: of few partitions plain rendezvous hashing would give one member twice another's work.
+    """
+    ranked = sorted(
+        ((_weight(number, member), number, member) for number in range(partitions) for member in members),
+        reverse=True,
     )
+    found: dict[int, str] = {}
+    shares = dict.fromkeys(members, 0)
+    for most in (
+        partitions // len(members),
+        partitions // len(members) + 1,
+    ):  # what does not divide comes last
+        for _, number, member in ranked:
+            if number not in found and shares[member] < most:
+                found[number] = member
+                shares[member] += 1
+    return tuple(found[number] for number in range(partitions))
+
+
+def _weight(partition: int, member: str) -> bytes:
+    return hashlib.blake2b(f"{partition}/{member}".encode()).digest()
 
 
 def owned(member: str, partitions: int, members: Iterable[str]) -> frozenset[int]:
     """All partitions of this member."""
-    everyone = sorted({member, *members})
-    return frozenset(number for number in range(partitions) if owner(number, everyone) == member)
+    everyone = owners(partitions, frozenset({member, *members}))
+    return frozenset(number for number, name in enumerate(everyone) if name == member)
 
 
 class Members:

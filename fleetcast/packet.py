@@ -40,7 +40,7 @@ _FRAMES = 256  # of one body; each costs an inflater, whatever it holds
 _LIMIT_OF_INT = 2**53 - 1  # what every JSON reader holds exactly, JavaScript's included
 
 
-class Signal(msgspec.Struct, frozen=True):
+class Signal(msgspec.Struct, frozen=True, gc=False):
     """A value and when it was observed (RFC 3339 UTC, ms). The same shape goes out to phones."""
 
     value: Value
@@ -75,12 +75,12 @@ class Packet(msgspec.Struct, frozen=True):
         return f"{self.vehicle}/{self.boot}/{self.seq}"
 
 
-class _Reading(msgspec.Struct):
+class _Reading(msgspec.Struct, gc=False):
     value: Value
     at: Annotated[datetime, msgspec.Meta(tz=True)] | None = None
 
 
-class _Head(msgspec.Struct):
+class _Head(msgspec.Struct, gc=False):
     vehicle: str
     boot: Annotated[int, msgspec.Meta(ge=0, le=_LIMIT_OF_INT)]
     seq: Annotated[int, msgspec.Meta(ge=1, le=_LIMIT_OF_INT)]

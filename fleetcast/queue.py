@@ -13,14 +13,14 @@ from typing import Any, Protocol
 import msgspec
 
 
-class Stored(msgspec.Struct, frozen=True):
+class Stored(msgspec.Struct, frozen=True, gc=False):
     """Where a packet is in the queue; `duplicate` if it had been put before (the position is the first one's)."""
 
     position: int
     duplicate: bool
 
 
-class Delivery(msgspec.Struct, frozen=True):
+class Delivery(msgspec.Struct, frozen=True, gc=False):
     """One packet out of the queue, as it was stored (`stored`: when, seconds since 1970).
 
     `token` is the adapter's own, for the ack.

@@ -71,8 +71,9 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """HAProxy's own health and metrics, on loopback."""
 
     # The queue
-    partitions: Annotated[int, msgspec.Meta(ge=1, le=1024)] = 64
-    """Units of ownership. Fixed once the packet stream exists."""
+    partitions: Annotated[int, msgspec.Meta(ge=1, le=1024)] = 16
+    """Units of ownership, so the most consume processes that can share the work; each costs nats-server and consume some
+    work of its own. Fixed once the packet stream exists."""
     queue_bytes: Count = 10_000_000_000
     """What the packet stream may hold before it refuses: size it for the longest outage of the consumers."""
     live_bytes: Count = 10_000_000_000

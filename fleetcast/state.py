@@ -21,7 +21,7 @@ _MEMORY = msgspec.json.Decoder(dict[str, dict[str, Any]])
 _REMEMBERED = 63  # bits of `seen`: fits the 64-bit integers of every JSON reader we use
 
 
-class State(msgspec.Struct, frozen=True, omit_defaults=True):
+class State(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     """One vehicle's state. Enrichers use `value`, `number`, `with_signals`, `recall` and `remember`."""
 
     vehicle: str

@@ -12,7 +12,7 @@ from fleetcast.packet import Signal, same
 from fleetcast.state import State
 
 
-class Snapshot(msgspec.Struct, frozen=True):
+class Snapshot(msgspec.Struct, frozen=True, gc=False):
     """The whole view of a vehicle at a version; the empty one, of a vehicle that never sent, is version 0."""
 
     vehicle: str
@@ -21,7 +21,7 @@ class Snapshot(msgspec.Struct, frozen=True):
     signals: dict[str, Signal]
 
 
-class Update(msgspec.Struct, frozen=True):
+class Update(msgspec.Struct, frozen=True, gc=False):
     """What changed between version `prev` and `version` of a view."""
 
     vehicle: str

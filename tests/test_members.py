@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fleetcast.members import Members, owned, owner
+from fleetcast.members import Members, owned, owners
 
 NAMES = st.text(min_size=1, max_size=8)
 GROUPS = st.sets(NAMES, min_size=1, max_size=8)
@@ -35,29 +35,30 @@ def test_each_partition_has_exactly_one_owner(members: set[str], partitions: int
 
 @settings(deadline=None)
 @given(GROUPS, NAMES, st.integers(1, 64))
-def test_who_comes_takes_only_its_share_and_leaves_it_as_it_was(
-    members: set[str], name: str, partitions: int
-) -> None:
-    members -= {name}
-    if not members:
-        return
-    before = {number: owner(number, members) for number in range(partitions)}
-    after = {number: owner(number, members | {name}) for number in range(partitions)}
-    assert all(after[number] in (before[number], name) for number in before)
-    assert {number for number in after if after[number] == name} == owned(name, partitions, members)
+def test_shares_differ_by_one_at_most(members: set[str], name: str, partitions: int) -> None:
+    shares = [len(owned(member, partitions, members | {name})) for member in members | {name}]
+    assert max(shares) - min(shares) <= 1
 
 
-@given(GROUPS, st.integers(0, 1023), st.randoms(use_true_random=False))
+@settings(deadline=None)
+@given(GROUPS, st.integers(1, 64), st.randoms(use_true_random=False))
 def test_everybody_computes_the_same_whatever_the_order(
-    members: set[str], partition: int, random: object
+    members: set[str], partitions: int, random: object
 ) -> None:
     shuffled = sorted(members, key=lambda member: hash((member, random)))
-    assert owner(partition, shuffled) == owner(partition, members)
+    assert owners(partitions, frozenset(shuffled)) == owners(partitions, frozenset(members))
 
 
-def test_shares_are_alike() -> None:
-    members = [f"consume-{number}" for number in range(4)]
-    assert all(200 < len(owned(member, 1024, members)) < 312 for member in members)
+@pytest.mark.parametrize("partitions", [16, 64, 256])
+def test_who_comes_or_goes_moves_little_more_than_its_share(partitions: int) -> None:
+    """On average over many sets: the equal shares cost a few moves among the others."""
+    moved = share = 0
+    for trial in range(50):
+        members = frozenset(f"consume-{trial}-{number}" for number in range(4))
+        before, after = owners(partitions, members), owners(partitions, members | {"new"})
+        moved += sum(one != other for one, other in zip(before, after, strict=True))
+        share += after.count("new")
+    assert share <= moved < 1.7 * share
 
 
 def test_one_alone_owns_all() -> None:

@@ -1,0 +1,266 @@
+"""Does the floor load run on this one machine, and what is the highest rate that holds?
+
+50,000 distinct vehicles send one packet of 500 kB (inflated; the vehicle compresses it) a minute each, spread evenly: 833 a
+second. 300,000 states with full windows are loaded beforehand, 5,000 phones watch distinct vehicles, and everything is on
+this machine, the generator too. x-ndjson and plain JSON separately; once with 1 % more vehicles at 120 a minute, whose packets
+are heads of 1 kB. A rate holds if nothing is lost, what waits does not grow, and p99 from acknowledged to seen is under a
+second. The rate that holds is looked for by halving the interval.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Literal
+
+import msgspec
+
+from bench import cars, phones
+from bench.machine import disk_text
+from bench.preload import preload
+from bench.question import Answer, Bench, Cell, Table
+from bench.stats import Records, percentile, show
+from bench.world import Failed, Load, World, platform, since, spent
+
+Form = Literal["ndjson", "json"]
+
+FLOOR = 50_000 / 60
+_LATE = 1.0  # seconds a packet may wait for its acknowledgement, at p99, in a rate that holds
+_AGE = 1.0
+
+
+class Sizes(msgspec.Struct, frozen=True):
+    """Of everything but the rate."""
+
+    vehicles: int
+    states: int
+    window: int
+    hot: int
+    hot_rate: float
+    phones: int
+    seconds: float
+    search: float
+
+
+class Run(msgspec.Struct):
+    """What one rate came to."""
+
+    form: Form
+    rate: float
+    hot: float = 0.0
+    sent: int = 0
+    acked: int = 0
+    wire: float = 0.0
+    seconds: float = 0.0
+    late: float = 0.0
+    """p99, seconds from due to acknowledged."""
+    p50: float = 0.0
+    p99: float = 0.0
+    """Seconds from acknowledged to seen."""
+    due: int = 0
+    seen: int = 0
+    resets: int = 0
+    spent: dict[str, float] = {}
+    memory: dict[str, float] = {}
+    level: float = 0.0
+
+    @property
+    def lost(self) -> int:
+        """Updates of watched vehicles that their phones did not see, and packets that were not acknowledged."""
+        return self.due - self.seen + self.sent - self.acked
+
+    def why_not(self) -> str:
+        """Why this rate does not hold; empty if it does."""
+        if self.lost or self.resets:
+            return f"{self.lost} lost, {self.resets} resets"
+        if self.late > _LATE:
+            return f"packets wait {show(self.late)} s (p99) for their acknowledgement: more is sent than is taken"
+        return f"acknowledged to seen p99 {show(self.p99)} s" if self.p99 > _AGE else ""
+
+
+async def run(bench: Bench) -> Answer:
+    """The question."""
+    sizes = bench.size(
+        Sizes(5_000, 30_000, 10, 50, 100.0, 1_000, 20.0, 12.0),
+        Sizes(50_000, 300_000, 10, 500, 1_000.0, 5_000, 300.0, 60.0),
+    )
+    runs: list[Run] = []
+    broken: list[str] = []
+    best: dict[Form, Run] = {}
+    forms: tuple[Form, ...] = ("ndjson", "json")
+    for form in forms:
+        floor, searched = await _form(bench, sizes, form)
+        runs += [floor, *searched]
+        holds = [one for one in runs if one.form == form and not one.why_not() and not one.hot]
+        if holds:
+            best[form] = max(holds, key=lambda one: one.rate)
+        broken += [
+            f"{form}, {one.rate:.0f}/s: {one.lost} lost, {one.resets} resets"
+            for one in (floor, *searched)
+            if one.lost
+        ]
+    figures = {f"{form}_holds": one.rate for form, one in best.items()}
+    for form, one in best.items():
+        figures |= {f"{form}_{role}_ms": ms for role, ms in _each(one).items()}
+    return Answer([_rates(runs, bench), _costs(list(best.values()))], figures=figures, broken=broken)
+
+
+async def _form(bench: Bench, sizes: Sizes, form: Form) -> tuple[Run, list[Run]]:
+    async with platform(bench, edge_connections=max(3_000, sizes.phones)) as world:
+        await preload(world, sizes.states, sizes.vehicles, sizes.window)
+        load = _Loads(world, sizes, form)
+        floor = await load.at(FLOOR, sizes.seconds)
+        searched = [await load.at(FLOOR, sizes.search, sizes.hot_rate)]
+        low, high = 0.0, FLOOR
+        if not floor.why_not():
+            low, high = FLOOR, 4 * FLOOR
+        for _ in range(bench.size(3, 5)):
+            rate = (low + high) / 2
+            searched.append(await load.at(rate, sizes.search))
+            low, high = (low, rate) if searched[-1].why_not() else (rate, high)
+    return floor, searched
+
+
+class _Loads:
+    """Rates one after the other, on one platform; each begins where the last one's sequence numbers ended."""
+
+    def __init__(self, world: World, sizes: Sizes, form: Form) -> None:
+        self.world = world
+        self.sizes = sizes
+        self.form = form
+        self.boot = 1
+
+    async def at(self, rate: float, seconds: float, hot_rate: float = 0.0) -> Run:
+        """One rate, with so many small packets a second besides."""
+        world, sizes, settings = self.world, self.sizes, self.world.settings
+        self.boot += 1
+        one = Run(self.form, rate, hot_rate)
+        watch = phones.Options(
+            ports=[settings.front_port], count=sizes.phones, stride=sizes.vehicles // sizes.phones, pace=400
+        )
+        bulk = cars.Options(
+            port=settings.ingest_port,
+            cars=sizes.vehicles,
+            rate=rate,
+            form=self.form,
+            seconds=seconds,
+            boot=self.boot,
+            connections=128,
+        )
+        hot = msgspec.structs.replace(
+            bulk,
+            first=sizes.states - sizes.hot,
+            cars=sizes.hot,
+            rate=sizes.hot_rate,
+            size=0,
+            form="json",
+            connections=32,
+        )
+        folder = world.bench.folder
+        async with Load("bench.phones", watch, folder / "seen") as watching:
+            await watching.until("open", sizes.phones, 300)
+            watching.tell("forget")
+            began, before = time.monotonic(), self._spent(watching)
+            async with (
+                Load("bench.cars", bulk, folder / "bulk") as sending,
+                Load("bench.cars", hot, folder / "hot") as more,
+            ):
+                await self._until_sent(sending, more, watching, one, seconds)
+                one.seconds = time.monotonic() - began
+                acks, others = await sending.end(), await more.end()
+                one.sent = int(sending.last["made"]) + int(more.last["made"])
+                one.acked = len(acks) + len(others)
+                one.wire = sending.last["mb"] / 1e3
+                after = self._spent(watching) | {"generator": sending.last["cpu"] + more.last["cpu"]}
+            one.level = await world.level(120)
+            one.memory = world.memory()
+            one.spent = since(before, after)
+            await self._all_seen(watching, acks, one)
+        world.bench.say(
+            f"{self.form} {rate:.0f}/s: taken {len(acks) / one.seconds:.0f}/s, p99 due to acknowledged {show(one.late)} s, "
+            f"acknowledged to seen {show(one.p99)} s; {one.why_not() or 'holds'}"
+        )
+        return one
+
+    def _spent(self, watching: Load) -> dict[str, float]:
+        return self.world.spent() | spent({"phones": watching.pid})
+
+    async def _until_sent(self, sending: Load, more: Load, watching: Load, one: Run, seconds: float) -> None:
+        said = time.monotonic()
+        while not (sending.last.get("done") and more.last.get("done")):
+            await sending.news(1.0)
+            if time.monotonic() - said > 10:
+                said = time.monotonic()
+                line = sending.last
+                self.world.bench.say(
+                    f"{one.form} {one.rate:.0f}/s: {line.get('acked', 0):,} acknowledged, {line.get('waiting', 0):,} wait, "
+                    f"{watching.last.get('seen', 0):,} seen"
+                )
+
+    async def _all_seen(self, watching: Load, acks: Records, one: Run) -> None:
+        """Each packet of a watched vehicle is one update; its version follows those before it."""
+        stride, last = self.sizes.vehicles // self.sizes.phones, self.sizes.vehicles
+        watched = [(v, seq, acked) for v, seq, acked, _ in acks if v < last and not v % stride]
+        one.due = len(watched)
+        with suppress(Failed):  # then the figures say it
+            await watching.until("seen", one.due, 30)
+        one.resets = int(watching.last["resets"])
+        seen = await watching.end()
+        one.seen = len(seen)
+        firsts: dict[int, int] = {}
+        for v, version, _, _ in seen:
+            firsts[v] = min(version, firsts.get(v, version))
+        times = {(v, version - firsts[v] + 1): when for v, version, when, _ in seen}
+        ages = [(times[v, seq] - acked) / 1e9 for v, seq, acked in watched if (v, seq) in times]
+        one.p50, one.p99 = percentile(ages, 0.5), percentile(ages, 0.99)
+        one.late = percentile([(acked - due) / 1e9 for _, _, acked, due in acks], 0.99)
+
+
+def _each(one: Run) -> dict[str, float]:
+    """CPU ms a packet of 500 kB by role. Those of 1 kB, which go beside it, are in it."""
+    packets = one.rate * one.seconds
+    return {role: 1e3 * value / packets for role, value in one.spent.items()}
+
+
+def _rates(runs: Sequence[Run], bench: Bench) -> Table:
+    rows = [
+        (
+            one.form,
+            one.rate,
+            one.hot,
+            one.acked / one.seconds,
+            1e3 * one.wire / one.seconds,
+            1e3 * one.p50,
+            1e3 * one.p99,
+            1e3 * one.late,
+            one.lost,
+            one.resets,
+            one.why_not() or "holds",
+        )
+        for one in runs
+    ]
+    columns = (
+        "form", "500 kB/s", "1 kB/s", "taken/s", "MB/s compressed", "seen p50, ms", "p99, ms", "acknowledged p99, ms",
+        "lost", "resets", "which",
+    )  # fmt: skip
+    return Table("Rates, the floor load first", columns, rows, disk_text(bench.folder))
+
+
+def _costs(runs: Sequence[Run]) -> Table:
+    roles = sorted({role for one in runs for role in one.spent})
+    rows: list[tuple[Cell, ...]] = [
+        (role, *(cell for one in runs for cell in (_each(one).get(role, 0.0), _memory(one, role))))
+        for role in roles
+    ]
+    totals = [
+        ("all", *(cell for one in runs for cell in (sum(_each(one).values()), sum(one.memory.values()))))
+    ]
+    columns = ["role"]
+    for one in runs:
+        columns += [f"{one.form} {one.rate:.0f}/s: CPU ms a packet", "memory, MB"]
+    return Table("What the highest rate that holds takes", columns, [*rows, *totals])
+
+
+def _memory(one: Run, role: str) -> float:
+    return sum(mb for name, mb in one.memory.items() if name.rpartition("-")[0] == role or name == role)
