@@ -187,6 +187,7 @@ def _server(app: ASGIApp, host: str, port: int) -> _Server:
             access_log=False,
             lifespan="off",
             server_header=False,
+            proxy_headers=False,  # nothing here asks who the client is
             backlog=4096,
             timeout_keep_alive=75,
             timeout_graceful_shutdown=_FINISH,

@@ -14,6 +14,7 @@ from fleetcast.commands import (
     demo,
     doctor,
     explain,
+    plan,
     prove,
     rejected,
     roles,
@@ -51,7 +52,21 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("--config", type=Path, default=config, metavar="FILE", help="settings, in TOML")
     top.add_argument("--data", metavar="DIR", help="where everything is kept (setting `data`)")
     commands = top.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for module in (demo, up, roll, simulate, tail, explain, rejected, backup, prove, doctor, settings, roles):
+    for module in (
+        demo,
+        up,
+        roll,
+        simulate,
+        tail,
+        explain,
+        rejected,
+        backup,
+        prove,
+        plan,
+        doctor,
+        settings,
+        roles,
+    ):
         module.add_commands(commands)
     return top
 
