@@ -194,9 +194,7 @@ async def _listening(streams: Streams, bus: str) -> AsyncIterator[None]:
         yield
         return
     client = await nats.connect(bus)
-    await client.subscribe(
-        "updates.>", cb=streams.on_update, pending_msgs_limit=-1, pending_bytes_limit=-1
-    )
+    await client.subscribe("updates.>", cb=streams.on_update, pending_msgs_limit=-1, pending_bytes_limit=-1)
     keeping = asyncio.create_task(streams.keep())
     try:
         yield

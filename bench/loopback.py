@@ -44,7 +44,9 @@ async def counted(links: Mapping[str, Iterable[int]], seconds: float) -> dict[st
             one = socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK, 0)
             sockets.append(one)
             one.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _ROOM)
-            one.setsockopt(_SOL_PACKET, _IGNORE_OUTGOING, 1)  # on loopback each packet is seen going and coming
+            one.setsockopt(
+                _SOL_PACKET, _IGNORE_OUTGOING, 1
+            )  # on loopback each packet is seen going and coming
             _attach(one, program(ports))
             loop.add_reader(one, read, name, one)
         for one in sockets:

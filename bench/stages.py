@@ -1,7 +1,7 @@
 """How do the stages of live data compare at the same work: polling, streams of the backend, Pushpin by POST, Pushpin by ZeroMQ?
 
-N vehicles send a packet of 1 kB each second, and a phone watches each. The write side is the same in all four: ingest,
-nats-server, two consume processes; so are two backends, and HAProxy in front.
+N vehicles send a packet of 1 kB each second, and a phone watches each. The write side is the same in all four: ingest, nats-
+server, two consume processes; so are two backends, and HAProxy in front.
 
 1. Polling: a phone asks for the latest state once a second, with its ETag. The handler is origin's own, behind HAProxy alone:
    without Pushpin and signatures, which this stage did not have, and which would only make it dearer.
@@ -10,14 +10,15 @@ nats-server, two consume processes; so are two backends, and HAProxy in front.
 3. The platform with `publish = "http"`: each batch of updates is posted to all three Pushpins.
 4. The platform with `publish = "zmq"`: each update goes to the Pushpin that has a listener.
 
-N doubles until a stage gives in: p99 of the age on the phone over 2 s, or errors over 0.1 %; then it is halved in between. The
-queue and LIVE are in memory (/dev/shm) here, as long as there is one: on a disk all four give in at the same N, that of the
-disk's fsyncs, and nothing is learnt of the stages; the fourth is measured on the disk too, to see where. The age is from a packet's acknowledgement until the phone sees its version or a later one. Errors are
-requests and streams that failed or were closed, packets not acknowledged 2 s after they were due, and packets that no phone
-saw at all. CPU time is that of all processes that serve, without load, for a thousand updates that phones saw. Bytes are counted
-on the loopback interface, headers included, both directions, in some seconds of their own: between the backends and whoever
-holds the phones' connections. That is HAProxy in stage 1; in stage 2 the replicas themselves, by the bus; in 3 and 4 Pushpin,
-its questions to origin included. Reads of the database are what backends read of LIVE for phones and Pushpin.
+N doubles until a stage gives in: p99 of the age on the phone over 2 s, or errors over 0.1 %; then it is halved in between.
+The queue and LIVE are in memory (/dev/shm) here, as long as there is one: on a disk all four give in at the same N, that of
+the disk's fsyncs, and nothing is learnt of the stages; the fourth is measured on the disk too, to see where. The age is from
+a packet's acknowledgement until the phone sees its version or a later one. Errors are requests and streams that failed or
+were closed, packets not acknowledged 2 s after they were due, and packets that no phone saw at all. CPU time is that of all
+processes that serve, without load, for a thousand updates that phones saw. Bytes are counted on the loopback interface,
+headers included, both directions, in some seconds of their own: between the backends and whoever holds the phones'
+connections. That is HAProxy in stage 1; in stage 2 the replicas themselves, by the bus; in 3 and 4 Pushpin, its questions to
+origin included. Reads of the database are what backends read of LIVE for phones and Pushpin.
 
 Then a deploy: both backends are replaced one after the other, then both consume processes, while phones watch.
 """
@@ -25,31 +26,32 @@ Then a deploy: both backends are replaced one after the other, then both consume
 from __future__ import annotations
 
 import asyncio
+import shutil
 import sys
+import tempfile
 import time
 from bisect import bisect_left
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from copy import copy
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from statistics import median
-
-import msgspec
 
 from bench import cars, loopback, phones, pollers
 from bench.question import Answer, Bench, Chart, Table
 from bench.stats import Records, percentile, show, spread
 from bench.world import Failed, Load, World, platform, since, spent
 from fleetcast import machine, probes
-from fleetcast.errors import FleetcastError
 from fleetcast.layout import Process
 from fleetcast.platform import Platform
 from fleetcast.proof.ports import free_ports
 from fleetcast.settings import Settings
 from fleetcast.supervisor import Notice
 
-_MOST = 12_800
+_MOST = 6_400
+_ROOM = 2_000_000_000
 _AGE = 2.0
 _ERRORS = 0.001
 _PACE = 800
@@ -314,7 +316,7 @@ async def _measure(one: Running, point: Point, fleet: Load, crowd: Load, seconds
     after, load_after, end = world.spent(), spent(loads), time.monotonic_ns()
     took = loop.time() - began
     point.reads = (await one.reads() - reads) / took
-    wire = await _wire(world.bench, one.links, world.bench.size(1.0, 2.0))
+    sent = await wire(world.bench, one.links, world.bench.size(1.0, 2.0))
     acked = await fleet.end()
     made = int(fleet.last["made"])
     await asyncio.sleep(1.0)
@@ -327,7 +329,11 @@ async def _measure(one: Running, point: Point, fleet: Load, crowd: Load, seconds
         point.why = "nothing was acknowledged, or seen"
         return
     point.p50, point.p99 = (percentile(found.ages, share) for share in (0.5, 0.99))
-    failures = {"failed or closed": _failures(crowd.last) - failed, "not seen": found.unseen, "acknowledged late": late}
+    failures = {
+        "failed or closed": _failures(crowd.last) - failed,
+        "not seen": found.unseen,
+        "acknowledged late": late,
+    }
     point.errors = sum(failures.values()) / due
     point.delivered = delivered / took
     point.cpu = {
@@ -337,7 +343,7 @@ async def _measure(one: Running, point: Point, fleet: Load, crowd: Load, seconds
     }
     point.cores = point.spent * point.delivered / 1e3
     point.load = sum(since(load, load_after).values()) / took
-    point.wire = wire / point.delivered
+    point.wire = sent / point.delivered
     if point.p99 > _AGE:
         point.why = f"age p99 {show(point.p99)} s"
     elif point.errors > _ERRORS:
@@ -345,7 +351,7 @@ async def _measure(one: Running, point: Point, fleet: Load, crowd: Load, seconds
         point.why = f"{parts} of {due:,.0f}"
 
 
-async def _wire(bench: Bench, links: Mapping[str, Sequence[int]], seconds: float) -> float:
+async def wire(bench: Bench, links: Mapping[str, Sequence[int]], seconds: float) -> float:
     """Bytes a second of all links; nan if they cannot be counted, which is said."""
     try:
         return sum((await loopback.counted(links, seconds)).values())
@@ -449,17 +455,194 @@ class Found:
 
 async def run(bench: Bench) -> Answer:
     """See the module's text."""
-    seconds = bench.size(4.0, 8.0)
-    first, halvings = bench.size(200, 100), bench.size(1, 2)
-    found = [Found(stage) for stage in STAGES]
-    on_disk = Found(msgspec.structs.replace(STAGES[3]) if False else STAGES[3])
-    notes: list[str] = []
-    with _memory(bench, notes) as fast:
+    seconds, first = bench.size(4.0, 8.0), bench.size(200, 100)
+    found, on_disk = [Found(stage) for stage in STAGES], Found(STAGES[-1])
+    with in_memory(bench) as fast:
         for one in found:
-            await _ramp(fast, one, first, halvings, seconds)
+            await _ramp(fast, one, first, seconds)
         common = min(one.held() for one in found)
-        await _repeat(fast, found, common, seconds)
-    if not notes:
-        bench.say("the fourth once more, on the disk")
-        await _ramp(bench, on_disk, 2 * first, halvings, seconds)
-    return _answer(bench, found, on_disk, common, notes)
+        if not common:
+            return Answer([_limits(found, on_disk)], broken=[f"a stage did not even hold {first}"])
+        shown = max(first, common // 2)
+        for number in range(bench.size(1, 2)):
+            order = found if number else found[::-1]
+            for one in order:
+                async with running(fast, one.stage) as now:
+                    for n in bench.size([shown], sorted({shown, common})):
+                        await one.measure(now, n, seconds)
+                    if not one.deploy:
+                        one.deploy = await deployed(now, shown)
+    if fast.folder != bench.folder:
+        bench.say("the last one again, with the queue and LIVE on the disk")
+        await _ramp(bench, on_disk, 2 * first, seconds)
+    return _answer(found, on_disk, shown)
+
+
+@contextmanager
+def in_memory(bench: Bench) -> Iterator[Bench]:
+    """The same bench with its folder in memory, if there is some to be had."""
+    if not _MEMORY.is_dir() or shutil.disk_usage(_MEMORY).free < _ROOM:
+        bench.say(f"{_MEMORY} has no room: everything is on the disk")
+        yield bench
+        return
+    with tempfile.TemporaryDirectory(prefix="fc-", dir=_MEMORY) as folder:
+        fast = copy(bench)
+        fast.folder = Path(folder)
+        yield fast
+
+
+async def _ramp(bench: Bench, found: Found, first: int, seconds: float) -> None:
+    """Doubles until it gives in; then halves what is in between, on platforms that have no backlog."""
+    low, high = 0, first
+    async with running(bench, found.stage) as one:
+        while high <= _MOST and await found.measure(one, high, seconds):
+            low, high = high, 2 * high
+    if not low or high > _MOST:
+        return
+    for _ in range(bench.size(1, 2)):
+        middle = (low + high) // 2
+        async with running(bench, found.stage) as one:
+            held = await found.measure(one, middle, seconds)
+        low, high = (middle, high) if held else (low, middle)
+
+
+def _answer(found: Sequence[Found], on_disk: Found, shown: int) -> Answer:
+    figures: dict[str, float] = {"cars": shown}
+    broken: list[str] = []
+    for number, one in enumerate(found, 1):
+        figures[f"held_{number}"] = one.held()
+        figures[f"age_p99_ms_{number}"] = 1e3 * median(one.values(shown, lambda point: point.p99))
+        figures[f"cpu_ms_{number}"] = median(one.values(shown, lambda point: point.spent))
+        figures[f"cpu_read_ms_{number}"] = median(one.values(shown, _reading))
+        figures[f"bytes_{number}"] = median(one.values(shown, lambda point: point.wire))
+        broken += [
+            f"{one.stage.name} gave in at {shown:,}: {point.why}" for point in one.points[shown] if point.why
+        ]
+        if (deploy := one.deploy) is not None:
+            figures[f"closed_{number}"] = deploy.closed
+            if one.stage.publish and (deploy.closed or deploy.skipped or deploy.failed):
+                broken.append(
+                    f"{one.stage.name}, deploy: {deploy.closed:,.0f} streams closed, {deploy.failed:,.0f} failed,"
+                    f" {deploy.skipped:,} updates not shown"
+                )
+    if on_disk.points:
+        figures["held_disk"] = on_disk.held()
+    charts = [
+        Chart(
+            "stages-age",
+            "p99 of the age on the phone",
+            "vehicles and phones",
+            "ms",
+            {one.stage.name: one.line(lambda point: 1e3 * point.p99) for one in found},
+            log_x=True,
+            log_y=True,
+        ),
+        Chart(
+            "stages-cpu",
+            "CPU time for a thousand updates on phones",
+            "vehicles and phones",
+            "CPU seconds",
+            {one.stage.name: one.line(lambda point: point.spent) for one in found},
+            log_x=True,
+        ),
+    ]
+    return Answer(
+        [_same(found, shown), _by_role(found, shown), _limits(found, on_disk), _deploys(found)],
+        charts,
+        figures,
+        broken,
+    )
+
+
+def _reading(point: Point) -> float:
+    """CPU seconds for a thousand updates, but for what the write side takes in every stage."""
+    return sum(value for role, value in point.cpu.items() if role not in _WRITERS)
+
+
+def _same(found: Sequence[Found], shown: int) -> Table:
+    rows = [
+        (
+            one.stage.name,
+            spread(one.values(shown, lambda point: 1e3 * point.p50)),
+            spread(one.values(shown, lambda point: 1e3 * point.p99)),
+            spread(one.values(shown, lambda point: point.spent)),
+            spread(one.values(shown, lambda point: point.wire / 1e3)),
+            spread(one.values(shown, lambda point: point.reads)),
+            spread(one.values(shown, lambda point: 100 * point.errors)),
+        )
+        for one in found
+    ]
+    columns = (
+        "stage",
+        "age p50, ms",
+        "age p99, ms",
+        "CPU s / 1,000 updates",
+        "kB / update, backend to edge",
+        "reads/s",
+        "errors, %",
+    )
+    return Table(f"The same work: {shown:,} vehicles, one packet a second, {shown:,} phones", columns, rows)
+
+
+def _by_role(found: Sequence[Found], shown: int) -> Table:
+    roles = (*_WRITERS, *_READERS)
+    rows = []
+    for one in found:
+        cells = [
+            spread(one.values(shown, partial(_of, role))) if role in one.points[shown][0].cpu else ""
+            for role in roles
+        ]
+        rows.append((one.stage.name, *cells, spread(one.values(shown, _reading))))
+    return Table(
+        f"Where the CPU time goes, seconds for a thousand updates, {shown:,} vehicles",
+        ("stage", *roles, "all but the first three"),
+        rows,
+    )
+
+
+def _of(role: str, point: Point) -> float:
+    return point.cpu.get(role, 0.0)
+
+
+def _limits(found: Sequence[Found], on_disk: Found) -> Table:
+    rows = []
+    for name, one in [
+        *((one.stage.name, one) for one in found),
+        (f"{on_disk.stage.name}, on the disk", on_disk),
+    ]:
+        if one.points:
+            last = one.gave_in()
+            gave = (f"{last.n:,}", last.why, last.cores, last.load) if last else ("", "it did not", "", "")
+            rows.append((name, f"{one.held():,}", *gave))
+    columns = ("stage", "held N", "gave in at", "for", "cores busy then: servers", "load")
+    return Table("Where each gives in", columns, rows)
+
+
+def _deploys(found: Sequence[Found]) -> Table:
+    rows = [
+        (
+            one.stage.name,
+            f"{deploy.n:,}",
+            deploy.seconds,
+            f"{deploy.closed:,.0f}" if not one.stage.polls else "none are held",
+            f"{deploy.failed:,.0f}",
+            f"{deploy.skipped:,} of {deploy.due:,}",
+            deploy.longest,
+        )
+        for one in found
+        if (deploy := one.deploy) is not None
+    ]
+    columns = (
+        "stage",
+        "phones",
+        "took, s",
+        "streams closed",
+        "requests failed",
+        "updates not shown",
+        "oldest when seen, s",
+    )
+    note = (
+        "Not shown: the phone saw a later version first. Phones come back 0 to 1 s after their stream was closed; those that"
+        " poll miss a version whenever two come between two polls, deploy or not."
+    )
+    return Table("Both backends, then both consume processes, are replaced", columns, rows, note)
