@@ -11,7 +11,7 @@ import os
 import re
 import shutil
 import sys
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,8 @@ from bench.stats import Records
 from fleetcast.errors import FleetcastError
 from fleetcast.platform import Platform
 from fleetcast.proof.ports import platform_settings
+from fleetcast.settings import Settings
+from fleetcast.supervisor import Notice
 
 _TICKS = os.sysconf("SC_CLK_TCK")
 
@@ -85,13 +87,15 @@ class World:
 
 
 @asynccontextmanager
-async def platform(bench: Bench, **changes: Any) -> AsyncIterator[World]:
-    """Starts one, with settings changed; at the end its folder is gone."""
+async def platform(
+    bench: Bench, kind: Callable[[Settings, Notice], Platform] = Platform, **changes: Any
+) -> AsyncIterator[World]:
+    """Starts one, with settings changed; at the end its folder is gone. `kind`: a platform of another making."""
     folder = bench.folder / "platform"
     shutil.rmtree(folder, ignore_errors=True)
     notices: list[str] = []
     given: dict[str, Any] = {"edge_connections": 3000, "log": "json", "log_level": "warning"} | changes
-    running = Platform(platform_settings(folder, **given), notices.append)
+    running = kind(platform_settings(folder, **given), notices.append)
     try:
         async with running:
             yield World(bench, running)
