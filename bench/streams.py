@@ -3,10 +3,10 @@
 Phones hold idle streams, each of a vehicle of its own, on several Pushpin replicas that are configured as the platform does it,
 without front; all the time 200 updates a second go to vehicles drawn by chance among those that are watched. Streams are
 begun by a bare origin of the benchmark, which feeds the replicas over ZeroMQ, too. They come in steps, and after each the
-memory is read once it is quiet: of each program of Pushpin (proportional set size), of the kernel (what is less available and
-belongs to no process; half of it, for the other half is the phones' ends, which a real server does not have), and of the phones
-and the feeder, which counts for nothing. Updates are timed from sent to seen in some seconds after each step, and for longer
-with all streams open. Before that, settings of Pushpin are tried on one replica each.
+memory is read once it is quiet: of each program of Pushpin (proportional set size), of the kernel (slab, TCP's buffers, page
+tables; half of it, for the other half is the phones' ends, which a real server does not have), and of the phones and the
+feeder, which counts for nothing. Updates are timed from sent to seen in some seconds after each step, and for longer with all
+streams open. Before that, settings of Pushpin are tried on one replica each.
 """
 
 from __future__ import annotations
@@ -50,9 +50,8 @@ class Step(NamedTuple):
     streams: int
     programs: Mapping[str, float]
     clients: float
+    kernel: float
     available: float
-    slab: float
-    tcp: float
     from_: int
     to: int
     cores: float
@@ -116,14 +115,13 @@ class Field:
             await asyncio.sleep(min(ahead, 10))
         to, after, my = time.monotonic_ns(), spent(self.edge.leaders()), spent(ours)
         took = (to - from_) / 1e9
-        available, slab, tcp = (_meminfo()[key] for key in ("MemAvailable", "Slab", "TCP"))
+        now = _meminfo()
         return Step(
             self.streams,
             by_program(self.edge.leaders()),
             sum(memory(ours | {"bench": os.getsid(0)}).values()),
-            available,
-            slab,
-            tcp,
+            sum(now[key] for key in ("Slab", "TCP", "PageTables")),
+            now["MemAvailable"],
             from_,
             to,
             (sum(after.values()) - sum(was.values())) / took,
@@ -146,6 +144,8 @@ async def run(bench: Bench) -> Answer:
     tried = [(one, await _try(bench, one, bench.size(2_000, 8_000))) for one in _tries()]
     grown, sights, broken = await _grow(bench, total, replicas, steps, int((files - _RESERVE - 100) / 1.1))
     last = grown[-1]
+    if len(grown) < 3:
+        raise Failed("; ".join(broken))
     if last.streams < total:
         broken.append(f"{last.streams:,} streams were held, not {total:,}")
     each = _each(grown)
@@ -155,7 +155,7 @@ async def run(bench: Bench) -> Answer:
         _shares(grown),
         _millions(grown, each, replicas),
     ]
-    kernel = [_kernel(grown[0], step) / 2 for step in grown]
+    kernel = [_kernel(grown[0], step) for step in grown]
     lines = {
         "Pushpin and kernel": [step.servers + more for step, more in zip(grown, kernel, strict=True)],
         "Pushpin": [step.servers for step in grown],
@@ -307,8 +307,8 @@ def by_program(leaders: Mapping[str, int]) -> Mapping[str, float]:
 
 
 def _kernel(none: Step, step: Step) -> float:
-    """MB that are less available than with no streams, and belong to no process: both ends of all connections."""
-    return (none.available - step.available) - (step.servers - none.servers) - (step.clients - none.clients)
+    """MB that the kernel has taken for the server's ends of the connections; the phones' ends take as much."""
+    return (step.kernel - none.kernel) / 2
 
 
 def _program(name: str, step: Step) -> float:
@@ -321,13 +321,13 @@ def slope(grown: Sequence[Step], of: Callable[[Step], float]) -> float:
 
 
 def _each(grown: Sequence[Step]) -> float:
-    return slope(grown, lambda step: step.servers + _kernel(grown[0], step) / 2)
+    return slope(grown, lambda step: step.servers + _kernel(grown[0], step))
 
 
 def _growth(grown: Sequence[Step], sights: Sequence[tuple[float, float, float, int]]) -> Table:
     rows: list[Sequence[Cell]] = []
     for step, (p50, p99, slowest, unseen) in zip(grown, sights, strict=True):
-        server = step.servers + _kernel(grown[0], step) / 2
+        server = step.servers + _kernel(grown[0], step)
         rows.append(
             (step.streams, server / 1e3, step.clients / 1e3, step.cores, step.client_cores)
             + ((p50, p99, slowest, unseen, step.failed) if step.streams else ("", "", "", "", ""))
@@ -359,15 +359,16 @@ def _shares(grown: Sequence[Step]) -> Table:
         )
         for name in sorted({*none.programs, *last.programs})
     ]
-    half = _kernel(none, last) / 2
+    half = _kernel(none, last)
     rows += [
-        ("kernel, the server's half", slope(grown, partial(_kernel, none)) / 2, 0.0, half),
+        ("kernel, the server's half", slope(grown, partial(_kernel, none)), 0.0, half),
         ("servers and kernel", _each(grown), none.servers, last.servers + half),
         ("phones and feeder", slope(grown, lambda step: step.clients), none.clients, last.clients),
     ]
+    all_ = (last.servers - none.servers) + 2 * half + (last.clients - none.clients)
     note = (
-        f"The kernel's slab grew by {last.slab - none.slab:,.0f} MB, TCP's buffers by {last.tcp - none.tcp:,.0f} MB,"
-        " both ends together. By a straight line through all steps."
+        f"By a straight line through all steps. All of it together, both ends, is {all_:,.0f} MB; what the kernel has available"
+        f" went down by {none.available - last.available:,.0f} MB."
     )
     columns = ("what", "kB a stream", "MB with none", f"MB with {last.streams:,}")
     return Table("Where the memory is", columns, rows, note)
@@ -382,11 +383,16 @@ def _millions(grown: Sequence[Step], each: float, replicas: int) -> Table:
     for streams in _MILLIONS:
         count = math.ceil(streams / a_replica)
         gigabytes = streams * each / 1e6 + count * base
-        cores = last.cores * streams / last.streams
+        cores = slope(grown[1:], lambda step: step.cores) / 1e3 * streams
         rows.append((streams, gigabytes, count, math.ceil(gigabytes / (0.8 * memory_gb)), cores))
-    columns = ("streams", "GB", "replicas", f"machines of {memory_gb:.0f} GB, a fifth kept free", "cores")
+    columns = (
+        "streams",
+        "GB",
+        "replicas",
+        f"machines of {memory_gb:.0f} GB, a fifth kept free",
+        "cores for comments alone",
+    )
     note = (
-        f"Calculated from the slope, at {a_replica:,.0f} streams a replica; cores in proportion to those seen, so for"
-        f" {_RATE * _MILLIONS[0] / last.streams:,.0f} updates/s a million streams, and a comment each {_KEEP_ALIVE} s."
+        f"Calculated from the slopes, at {a_replica:,.0f} streams a replica. A comment each {_KEEP_ALIVE} s."
     )
     return Table("What a million would take", columns, rows, note)

@@ -44,7 +44,7 @@ def test_a_trace_of_a_packet_from_another_time_counts_for_nothing() -> None:
 
 def test_the_slope_is_kb_a_stream_whatever_the_replicas_take_without() -> None:
     grown = [
-        Step(streams, {"condure": 90 + streams * 0.04}, 0, 0, 0, 0, 0, 0, 0, 0, 0)
+        Step(streams, {"condure": 90 + streams * 0.04}, 0, 0, 0, 0, 0, 0, 0, 0)
         for streams in (0, 5000, 10_000)
     ]
     assert slope(grown, lambda step: step.servers) == pytest.approx(40)
