@@ -60,6 +60,7 @@ class Pass(msgspec.Struct):
     cores: float
     first: Sequence[float] = ()
     event: int = 0
+    packet: int = 0
     hops: Mapping[str, Sequence[float]] = {}
     broken: Sequence[str] = ()
 
@@ -88,7 +89,10 @@ async def run(bench: Bench) -> Answer:
         if one.unseen:
             broken.append(f"{one.way}: {one.unseen} updates were not seen")
     ways = {one.way: [other for other in passes if other.way == one.way] for one in passes}
-    note = f"{streams:,} idle streams, {_RATE:.0f} updates/s, events of {size} bytes; {_times(len(ways[_OURS]))}. {disk}"
+    note = (
+        f"{streams:,} idle streams, {_RATE:.0f} updates/s, packets of {passes[0].packet:,} and events of {size:,} bytes;"
+        f" {_times(len(ways[_OURS]))}. {disk}"
+    )
     tables = [
         Table(
             "From acknowledged (ours) or sent (the others) to seen on a phone",
@@ -138,6 +142,7 @@ async def _ours(bench: Bench, streams: int, seconds: float, **changes: int) -> P
         from_, to, cores, event = await _steadily(bench, seconds, crowd, world.spent)
         sent = await fleet.end()
         await asyncio.sleep(_LAST)
+        packet = round(fleet.last["mb"] * 1e6 / fleet.last["made"])
         traces = await _traces(world, streams)
         closed = int(crowd.last["closed"])
         seen = _sights(await crowd.end())
@@ -150,6 +155,7 @@ async def _ours(bench: Bench, streams: int, seconds: float, **changes: int) -> P
         cores,
         first,
         event,
+        packet,
         ways_of(traces, sent, seen, from_, to, time.time_ns() - time.monotonic_ns()),
         [f"{closed} streams closed"] if closed else [],
     )
