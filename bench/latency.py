@@ -136,7 +136,7 @@ async def _ours(bench: Bench, streams: int, seconds: float, **changes: int) -> P
         crowd = await stack.enter_async_context(Load("bench.phones", at_once, files / "seen"))
         opened = time.monotonic_ns()
         await crowd.until("open", streams, 120)
-        began = time.monotonic_ns()
+        began, before = time.monotonic_ns(), int(crowd.last["closed"])
         bench.say(f"{_OURS}: {streams:,} phones came in {(began - opened) / 1e9:.1f} s")
         await asyncio.sleep(_FIRST)
         from_, to, cores, event = await _steadily(bench, seconds, crowd, world.spent)
@@ -144,7 +144,7 @@ async def _ours(bench: Bench, streams: int, seconds: float, **changes: int) -> P
         await asyncio.sleep(_LAST)
         packet = round(fleet.last["mb"] * 1e6 / fleet.last["made"])
         traces = await _traces(world, streams)
-        closed = int(crowd.last["closed"])
+        closed = int(crowd.last["closed"]) - before
         seen = _sights(await crowd.end())
     delays, unseen = _delays(sent, seen, from_, to)
     first, lost = _delays(sent, seen, began, from_)
