@@ -13,7 +13,7 @@ import random
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Literal
 
@@ -36,6 +36,7 @@ _LATE = 0.0005  # a tick is slept for only if it is further away than this
 class Options(msgspec.Struct, frozen=True):
     """`rate` packets a second of `cars` vehicles in turn, numbered from `first`.
 
+    `shuffled`: each turn of all vehicles in a random order of its own.
     `size` is the packet's size inflated, in bytes; 0: the head alone. `seq` is the first sequence number.
     """
 
@@ -51,12 +52,22 @@ class Options(msgspec.Struct, frozen=True):
     prefix: str = "car-"
     noun: str = "vehicles"
     seed: int = 1
+    shuffled: bool = False
     seconds: float = 1e9
 
 
 def vehicle(number: int, prefix: str = "car-") -> str:
     """The id of a vehicle of the benchmark."""
     return f"{prefix}{number:06d}"
+
+
+def turn(count: int, rng: random.Random | None) -> Iterator[int]:
+    """0 to `count` - 1, for ever; each time around in another order, if there is chance to draw it by."""
+    order = list(range(count))
+    while True:
+        if rng is not None:
+            rng.shuffle(order)
+        yield from order
 
 
 class Bodies:
@@ -177,6 +188,7 @@ class Fleet:
         options, count = self.options, 0
         interval = 1e9 / options.rate
         end = began + options.seconds * 1e9
+        turns = turn(options.cars, random.Random(options.seed) if options.shuffled else None)
         while not self.stopping.is_set():
             due = began + int(count * interval)
             if due >= end:
@@ -184,8 +196,7 @@ class Fleet:
             if (ahead := (due - time.monotonic_ns()) / 1e9) > _LATE:
                 await asyncio.sleep(min(ahead, 0.1))
                 continue
-            number = options.first + count % options.cars
-            self._make(number, due)
+            self._make(options.first + next(turns), due)
             count += 1
             if not count % 16:
                 await asyncio.sleep(0)

@@ -109,7 +109,7 @@ def spent(leaders: Mapping[str, int]) -> dict[str, float]:
     """CPU seconds, user and system, by name: of each session's processes that live, and of those they waited for."""
     names = {pid: name for name, pid in leaders.items()}
     found = dict.fromkeys(leaders, 0.0)
-    for _, fields in _processes():
+    for _, fields in processes():
         if (name := names.get(int(fields[3]))) is not None:
             found[name] += sum(map(int, fields[11:15])) / _TICKS
     return found
@@ -119,7 +119,7 @@ def memory(leaders: Mapping[str, int]) -> dict[str, float]:
     """MB by name, each session's processes together, what is shared counted in parts."""
     names = {pid: name for name, pid in leaders.items()}
     found = dict.fromkeys(leaders, 0.0)
-    for entry, fields in _processes():
+    for entry, fields in processes():
         if (name := names.get(int(fields[3]))) is not None:
             with suppress(OSError):
                 text = (entry / "smaps_rollup").read_text()
@@ -127,7 +127,8 @@ def memory(leaders: Mapping[str, int]) -> dict[str, float]:
     return found
 
 
-def _processes() -> Iterable[tuple[Path, list[str]]]:
+def processes() -> Iterable[tuple[Path, list[str]]]:
+    """Each process's folder in /proc, and its `stat` from the state on: the fourth is its session's leader."""
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
             with suppress(OSError):
