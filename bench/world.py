@@ -85,13 +85,13 @@ class World:
 
 
 @asynccontextmanager
-async def platform(bench: Bench, **changes: Any) -> AsyncIterator[World]:
-    """Starts one, with settings changed; at the end its folder is gone."""
+async def platform(bench: Bench, kind: type[Platform] = Platform, **changes: Any) -> AsyncIterator[World]:
+    """Starts one, of this kind, with settings changed; at the end its folder is gone."""
     folder = bench.folder / "platform"
     shutil.rmtree(folder, ignore_errors=True)
     notices: list[str] = []
     given: dict[str, Any] = {"edge_connections": 3000, "log": "json", "log_level": "warning"} | changes
-    running = Platform(platform_settings(folder, **given), notices.append)
+    running = kind(platform_settings(folder, **given), notices.append)
     try:
         async with running:
             yield World(bench, running)
