@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from statistics import median
 
@@ -45,7 +45,7 @@ class Records:
     def __len__(self) -> int:
         return len(self._numbers) // 4
 
-    def __iter__(self) -> Iterable[tuple[int, int, int, int]]:
+    def __iter__(self) -> Iterator[tuple[int, int, int, int]]:
         numbers = self._numbers
         return zip(numbers[0::4], numbers[1::4], numbers[2::4], numbers[3::4], strict=True)
 
