@@ -251,6 +251,16 @@ def level(
     return (last - killed) / 1e9, missing
 
 
+def when(curve: Sequence[tuple[float, float]], least: float) -> float:
+    """Seconds until so many phones were back, in steps of half a second; inf if they were not. The first point is before."""
+    gone = False
+    for seconds, there in curve:
+        gone = gone or there < least
+        if gone and there >= least:
+            return seconds
+    return math.inf
+
+
 def _answer(
     found: Mapping[Variant, Sequence[Storm]], seen: Mapping[Variant, Records], acked: Records, count: int
 ) -> Answer:
@@ -268,9 +278,10 @@ def _answer(
                 broken.append(f"{variant.name}: {missing} updates were not seen")
             if variant.paced and not storm.full:
                 broken.append(f"{variant.name}: only {storm.curve[-1][1]:,.0f} of {count:,} phones came back")
+        most = [when(s.curve, 0.99 * count) for s in storms]
         tries = [s.counts["tries"] / count for s in storms]
         told = [spread([s.counts[name] for s in storms]) for name in _FAILED]
-        rows.append((variant.name, count, spread(back), spread(levels), spread(tries), *told))
+        rows.append((variant.name, count, spread(most), spread(back), spread(levels), spread(tries), *told))
         a_phone = {role: [1e3 * s.cpu.get(role, 0.0) / count for s in storms] for role in (*_ROLES, "phones")}
         total = [sum(a_phone[role][n] for role in _ROLES) for n in range(len(storms))]
         costs.append(
@@ -292,8 +303,9 @@ def _answer(
                 (
                     "phones over",
                     "phones",
-                    "s until all are back",
-                    "s until level",
+                    "s until 99 % are back",
+                    "all",
+                    "level",
                     "tries a phone",
                     "refused",
                     "5xx and the like",

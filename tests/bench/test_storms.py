@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import pytest
 
-from bench.storms import Variant, front_text, level
+from bench.storms import Variant, front_text, level, when
 from fleetcast.haproxy import configuration
 from fleetcast.settings import Settings
 
@@ -36,6 +37,11 @@ def test_a_reset_leads_past_an_update() -> None:
 def test_what_is_of_other_times_does_not_count() -> None:
     acked = [(1, 1, ns(-5), 0), (1, 2, ns(29), 0)]
     assert level(acked, [], KILLED, ENDED) == (0.0, 0)
+
+
+def test_back_is_counted_from_when_they_were_gone() -> None:
+    assert when([(0, 100), (0.5, 100), (1, 0), (1.5, 98), (2, 99)], 99) == 2
+    assert when([(0, 100), (1, 0), (1.5, 98)], 99) == math.inf
 
 
 @pytest.mark.parametrize("paced", [True, False])
