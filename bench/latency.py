@@ -120,7 +120,7 @@ async def run(bench: Bench) -> Answer:
 # Ways
 
 
-async def _ours(bench: Bench, streams: int, seconds: float, **changes: int) -> Pass:
+async def _ours(bench: Bench, streams: int, seconds: float, **changes: Any) -> Pass:
     poll = changes.get("next_poll", 25)
     bench.say(f"{_OURS}, next_poll {poll}: starting")
     async with AsyncExitStack() as stack:

@@ -12,6 +12,7 @@ import random
 import re
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
@@ -41,7 +42,9 @@ class Options(msgspec.Struct, frozen=True):
     """Vehicles are counted modulo this: several phones on one."""
 
 
-class _Phone(asyncio.Protocol):
+class Phone(asyncio.Protocol):
+    """One, over a connection of its own."""
+
     def __init__(self, phones: Phones, number: int) -> None:
         options = phones.options
         self.phones = phones
@@ -56,14 +59,19 @@ class _Phone(asyncio.Protocol):
         self.patience: asyncio.TimerHandle | None = None
 
     async def connect(self) -> None:
+        """It asks for its stream."""
         loop = asyncio.get_running_loop()
         self.phones.tries += 1
         self.patience = loop.call_later(_PATIENCE, self._give_up)
         try:
-            await loop.create_connection(lambda: self, "127.0.0.1", self.port)
+            await self.ask()
         except OSError:
             self.phones.refused += 1
             self._come_back()
+
+    async def ask(self) -> None:
+        """Raises OSError if nobody listens."""
+        await asyncio.get_running_loop().create_connection(lambda: self, "127.0.0.1", self.port)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
@@ -74,23 +82,35 @@ class _Phone(asyncio.Protocol):
         transport.write(head + last + b"\r\n")
 
     def data_received(self, data: bytes) -> None:
-        now = time.monotonic_ns()
-        phones = self.phones
         if not self.open:
             self.rest += data
             if b"\r\n\r\n" not in self.rest:
                 return
             data, self.rest = self.rest, b""
-            if not data.startswith(b"HTTP/1.1 200"):
-                phones.errors += 1
-                phones.error = data[:80].decode("latin-1")
-                self.close()
-                return
-            self.open = True
-            phones.open += 1
-            phones.opened += 1
-            if self.patience is not None:
-                self.patience.cancel()
+            self.answered(data.startswith(b"HTTP/1.1 200"), data[:80])
+        if self.open:
+            self.read(data)
+
+    def answered(self, well: bool, why: bytes) -> None:
+        """The status is there."""
+        phones = self.phones
+        if not well:
+            phones.errors += 1
+            phones.error = why.decode("latin-1")
+            self.close()
+            return
+        self.open = True
+        phones.open += 1
+        phones.opened += 1
+        if phones.open == phones.options.count:
+            phones.full = time.monotonic_ns()
+        if self.patience is not None:
+            self.patience.cancel()
+
+    def read(self, data: bytes) -> None:
+        """More of the stream."""
+        now = time.monotonic_ns()
+        phones = self.phones
         if self.rest:
             data, self.rest = self.rest + data, b""
         end = data.rfind(b"\n\n") + 2  # what is not a whole event yet waits
@@ -115,6 +135,7 @@ class _Phone(asyncio.Protocol):
         phones.bytes += len(data)
 
     def close(self) -> None:
+        """It ends the stream itself."""
         if self.transport is not None:
             self.transport.abort()
 
@@ -125,6 +146,10 @@ class _Phone(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.transport = None
+        self.lost()
+
+    def lost(self) -> None:
+        """The stream is gone, or never was: it comes back."""
         self.rest = b""
         if self.open:
             self.open = False
@@ -143,9 +168,11 @@ class _Phone(asyncio.Protocol):
 class Phones:
     """All of them."""
 
-    def __init__(self, options: Options) -> None:
+    def __init__(self, options: Options, make: Callable[[Phones, int], Phone] = Phone) -> None:
         self.options = options
+        self.make = make
         self.records = Records()
+        self.full = 0  # when all of them were open last, in ns
         self.open = self.opened = self.closed = self.tries = self.refused = self.errors = self.gave_up = 0
         self.again = self.bytes = 0
         self.error = ""
@@ -153,7 +180,7 @@ class Phones:
         self.stopping = asyncio.Event()
         self.tasks: set[asyncio.Task[None]] = set()
 
-    def start(self, phone: _Phone) -> None:
+    def start(self, phone: Phone) -> None:
         """It connects."""
         if not self.stopping.is_set():
             task = asyncio.ensure_future(phone.connect())
@@ -172,12 +199,23 @@ class Phones:
                 await asyncio.sleep(min(ahead, 0.02))
             if self.stopping.is_set():
                 return
-            self.start(_Phone(self, number))
+            self.start(self.make(self, number))
         await self.stopping.wait()
 
     def line(self) -> dict[str, float]:
         """What is said each half second."""
-        counts = ("opened", "closed", "tries", "refused", "errors", "gave_up", "again", "bytes", "error")
+        counts = (
+            "opened",
+            "closed",
+            "tries",
+            "refused",
+            "errors",
+            "gave_up",
+            "again",
+            "bytes",
+            "error",
+            "full",
+        )
         return {
             **{name: getattr(self, name) for name in counts},
             **self.kinds,
@@ -187,9 +225,8 @@ class Phones:
         }
 
 
-async def main(options: Options, records: Path) -> None:
+async def main(phones: Phones, records: Path) -> None:
     """The process."""
-    phones = Phones(options)
     telling = asyncio.create_task(listen({"stop": phones.stopping.set, "forget": phones.forget}))
     saying = asyncio.create_task(keep_saying(phones.line))
     await phones.run()
@@ -200,4 +237,4 @@ async def main(options: Options, records: Path) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(main(msgspec.json.decode(sys.argv[1], type=Options), Path(sys.argv[2])))
+    asyncio.run(main(Phones(msgspec.json.decode(sys.argv[1], type=Options)), Path(sys.argv[2])))

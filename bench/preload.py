@@ -23,17 +23,19 @@ _BATCH = 350  # messages
 _BOOT = 1
 
 
-async def preload(world: World, cars: int, windows: int = 0, updates: int = 0) -> float:
-    """`cars` states; the first `windows` of them with so many updates in the window (and that version). Seconds it took.
+async def preload(world: World, cars: int, windows: int = 0, updates: int = 0, start: int = 0) -> float:
+    """`cars` states from number `start` on, which must not be there yet; seconds it took.
+
+    The first `windows` of them have so many updates in the window, and that version; the others are at version 1.
 
     Packets of `boot` 2 and more follow. The updates expire like any others, `window` seconds from now.
     """
     began = time.monotonic()
     workers, loop = 2, asyncio.get_running_loop()
-    edges = [cars * number // workers for number in range(workers + 1)]
+    edges = [start + cars * number // workers for number in range(workers + 1)]
     with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
         parts = [
-            loop.run_in_executor(pool, _part, world.settings, first, last, windows, updates)
+            loop.run_in_executor(pool, _part, world.settings, first, last, start + windows, updates)
             for first, last in pairwise(edges)
         ]
         waiting = asyncio.gather(*parts)
