@@ -9,6 +9,7 @@ second. The rate that holds is looked for by halving the interval.
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Sequence
 from contextlib import suppress
@@ -22,10 +23,14 @@ from bench.preload import preload
 from bench.question import Answer, Bench, Cell, Table
 from bench.stats import Records, percentile, show
 from bench.world import Failed, Load, World, platform, since, spent
+from fleetcast.jetstream import connect, stream_info
+from fleetcast.subjects import LIVE
 
 Form = Literal["ndjson", "json"]
 
 FLOOR = 50_000 / 60
+BULK = 500_000
+_LIGHT = 200.0  # packets of 1 kB a second, for what a packet costs apart from its size
 _LATE = 1.0  # seconds a packet may wait for its acknowledgement, at p99, in a rate that holds
 _AGE = 1.0
 
@@ -49,6 +54,7 @@ class Run(msgspec.Struct):
     form: Form
     rate: float
     hot: float = 0.0
+    size: int = 0
     sent: int = 0
     acked: int = 0
     wire: float = 0.0
@@ -63,6 +69,12 @@ class Run(msgspec.Struct):
     resets: int = 0
     spent: dict[str, float] = {}
     memory: dict[str, float] = {}
+    opening: dict[str, float] = {}
+    """CPU seconds while the phones' streams were opened, by role."""
+    grown: dict[str, float] = {}
+    """MB, by process, that the streams took."""
+    bytes: float = 0.0
+    """Read by phones, snapshots not counted."""
     level: float = 0.0
 
     @property
@@ -79,47 +91,113 @@ class Run(msgspec.Struct):
         return f"acknowledged to seen p99 {show(self.p99)} s" if self.p99 > _AGE else ""
 
 
+class Found(msgspec.Struct):
+    """What one form came to."""
+
+    floor: Run
+    searched: list[Run]
+    light: Run
+    stored: dict[str, float]
+    """kB on disk and in memory of a state, and of an update."""
+
+    @property
+    def runs(self) -> list[Run]:
+        """All with packets of 500 kB."""
+        return [self.floor, *self.searched]
+
+    @property
+    def best(self) -> Run | None:
+        """The highest rate that holds."""
+        holds = [one for one in self.runs if not one.why_not() and not one.hot]
+        return max(holds, key=lambda one: one.rate, default=None)
+
+
 async def run(bench: Bench) -> Answer:
     """The question."""
     sizes = bench.size(
-        Sizes(5_000, 30_000, 10, 50, 100.0, 1_000, 20.0, 12.0),
-        Sizes(50_000, 300_000, 10, 500, 1_000.0, 5_000, 300.0, 60.0),
+        Sizes(5_000, 30_000, 10, 50, 100.0, 1_000, 15.0, 12.0),
+        Sizes(50_000, 300_000, 10, 500, 1_000.0, 5_000, 300.0, 30.0),
     )
-    runs: list[Run] = []
-    broken: list[str] = []
-    best: dict[Form, Run] = {}
     forms: tuple[Form, ...] = ("ndjson", "json")
-    for form in forms:
-        floor, searched = await _form(bench, sizes, form)
-        runs += [floor, *searched]
-        holds = [one for one in runs if one.form == form and not one.why_not() and not one.hot]
-        if holds:
-            best[form] = max(holds, key=lambda one: one.rate)
-        broken += [
-            f"{form}, {one.rate:.0f}/s: {one.lost} lost, {one.resets} resets"
-            for one in (floor, *searched)
-            if one.lost
+    found = {form: await _form(bench, sizes, form) for form in forms}
+    runs = [one for each in found.values() for one in each.runs]
+    best = {form: each.best for form, each in found.items()}
+    figures = {f"{form}_holds": one.rate for form, one in best.items() if one is not None}
+    if (one := best["ndjson"]) is not None:
+        figures |= _costs_of(one, found["ndjson"].light, found["ndjson"].stored, sizes.phones)
+    broken = [
+        f"{one.form}, {one.rate:.0f}/s: {one.lost} lost, {one.resets} resets"
+        for one in runs
+        if one.lost or one.resets
+    ]
+    if not best["ndjson"]:
+        broken.append("no rate held")
+    tables = [_rates(runs, bench), _costs([one for one in best.values() if one is not None])]
+    return Answer(tables, figures=figures, broken=broken)
+
+
+async def _form(bench: Bench, sizes: Sizes, form: Form) -> Found:
+    async with platform(bench, edge_connections=max(3_000, sizes.phones // 2 + 500)) as world:
+        bare = await _live(world)
+        await preload(world, sizes.states - sizes.vehicles, start=sizes.vehicles)
+        states = await _live(world)
+        await preload(world, sizes.vehicles, sizes.vehicles, sizes.window)
+        windows = await _live(world)
+        state = [
+            (after - before) / (sizes.states - sizes.vehicles)
+            for before, after in zip(bare, states, strict=True)
         ]
-    figures = {f"{form}_holds": one.rate for form, one in best.items()}
-    for form, one in best.items():
-        figures |= {f"{form}_{role}_ms": ms for role, ms in _each(one).items()}
-    return Answer([_rates(runs, bench), _costs(list(best.values()))], figures=figures, broken=broken)
-
-
-async def _form(bench: Bench, sizes: Sizes, form: Form) -> tuple[Run, list[Run]]:
-    async with platform(bench, edge_connections=max(3_000, sizes.phones)) as world:
-        await preload(world, sizes.states, sizes.vehicles, sizes.window)
+        update = (windows[0] - states[0] - sizes.vehicles * state[0]) / (sizes.vehicles * sizes.window)
         load = _Loads(world, sizes, form)
         floor = await load.at(FLOOR, sizes.seconds)
         searched = [await load.at(FLOOR, sizes.search, sizes.hot_rate)]
-        low, high = 0.0, FLOOR
-        if not floor.why_not():
-            low, high = FLOOR, 4 * FLOOR
+        low, high = (FLOOR, 4 * FLOOR) if not floor.why_not() else (0.0, FLOOR)
         for _ in range(bench.size(3, 5)):
             rate = (low + high) / 2
             searched.append(await load.at(rate, sizes.search))
             low, high = (low, rate) if searched[-1].why_not() else (rate, high)
-    return floor, searched
+        light = await load.at(_LIGHT, sizes.search, size=0)
+    return Found(
+        floor, searched, light, {"state_disk": state[0], "state_memory": state[1], "update_disk": update}
+    )
+
+
+async def _live(world: World) -> tuple[float, float]:
+    """kB that LIVE has on disk, and that nats-server has in memory."""
+    connection = await connect(world.settings, "bench")
+    info = await stream_info(connection, LIVE)
+    await connection.close()
+    assert info is not None
+    return info["state"]["bytes"] / 1e3, world.memory()["nats-server"] * 1e3
+
+
+def _costs_of(heavy: Run, light: Run, stored: dict[str, float], phones: int) -> dict[str, float]:
+    """What `bench.costs` writes for the plan: CPU ms, kB."""
+    figures = {f"{what}_kb": value for what, value in stored.items()}
+    sizes = {"1kb": light, "500kb": heavy}
+    for name, one in sizes.items():
+        packets = one.acked
+        figures |= {
+            f"{role}_{name}_ms": 1e3 * one.spent[role] / packets
+            for role in ("ingest", "consume", "nats-server")
+        }
+        figures[f"wire_{name}"] = 1e9 * one.wire / packets
+    for role in ("edge", "haproxy"):
+        figures[f"{role}_update_ms"] = 1e3 * light.spent[role] / light.seen
+        figures[f"{role}_stream_kb"] = (
+            1e3 * sum(mb for name, mb in heavy.grown.items() if name.startswith(role)) / phones
+        )
+    figures |= {
+        f"{role}_open_ms": 1e3 * heavy.opening[role] / phones
+        for role in ("edge", "origin", "nats-server", "haproxy")
+    }
+    figures["update_bytes"] = light.bytes / light.seen
+    figures["busy_cores"] = sum(heavy.spent[role] for role in _SERVING) / heavy.seconds
+    figures["packets_s"] = heavy.acked / heavy.seconds
+    return figures
+
+
+_SERVING = ("ingest", "consume", "nats-server", "edge", "origin", "haproxy")
 
 
 class _Loads:
@@ -131,11 +209,11 @@ class _Loads:
         self.form = form
         self.boot = 1
 
-    async def at(self, rate: float, seconds: float, hot_rate: float = 0.0) -> Run:
+    async def at(self, rate: float, seconds: float, hot_rate: float = 0.0, size: int = BULK) -> Run:
         """One rate, with so many small packets a second besides."""
         world, sizes, settings = self.world, self.sizes, self.world.settings
         self.boot += 1
-        one = Run(self.form, rate, hot_rate)
+        one = Run(self.form, rate, hot_rate, size)
         watch = phones.Options(
             ports=[settings.front_port], count=sizes.phones, stride=sizes.vehicles // sizes.phones, pace=400
         )
@@ -143,7 +221,8 @@ class _Loads:
             port=settings.ingest_port,
             cars=sizes.vehicles,
             rate=rate,
-            form=self.form,
+            size=size,
+            form=self.form if size else "json",
             seconds=seconds,
             boot=self.boot,
             connections=128,
@@ -152,16 +231,20 @@ class _Loads:
             bulk,
             first=sizes.states - sizes.hot,
             cars=sizes.hot,
-            rate=sizes.hot_rate,
+            rate=hot_rate,
             size=0,
             form="json",
             connections=32,
         )
         folder = world.bench.folder
+        before, memory = world.spent(), world.memory()
         async with Load("bench.phones", watch, folder / "seen") as watching:
             await watching.until("open", sizes.phones, 300)
+            one.opening = since(before, self._spent(watching))
+            one.grown = {name: mb - memory.get(name, 0.0) for name, mb in world.memory().items()}
+            await asyncio.sleep(2)  # their next links are asked
             watching.tell("forget")
-            began, before = time.monotonic(), self._spent(watching)
+            began, before, read = time.monotonic(), self._spent(watching), float(watching.last["bytes"])
             async with (
                 Load("bench.cars", bulk, folder / "bulk") as sending,
                 Load("bench.cars", hot, folder / "hot") as more,
@@ -176,7 +259,7 @@ class _Loads:
             one.level = await world.level(120)
             one.memory = world.memory()
             one.spent = since(before, after)
-            await self._all_seen(watching, acks, one)
+            await self._all_seen(watching, acks, one, read)
         world.bench.say(
             f"{self.form} {rate:.0f}/s: taken {len(acks) / one.seconds:.0f}/s, p99 due to acknowledged {show(one.late)} s, "
             f"acknowledged to seen {show(one.p99)} s; {one.why_not() or 'holds'}"
@@ -198,7 +281,7 @@ class _Loads:
                     f"{watching.last.get('seen', 0):,} seen"
                 )
 
-    async def _all_seen(self, watching: Load, acks: Records, one: Run) -> None:
+    async def _all_seen(self, watching: Load, acks: Records, one: Run, read: float) -> None:
         """Each packet of a watched vehicle is one update; its version follows those before it."""
         stride, last = self.sizes.vehicles // self.sizes.phones, self.sizes.vehicles
         watched = [(v, seq, acked) for v, seq, acked, _ in acks if v < last and not v % stride]
@@ -206,6 +289,7 @@ class _Loads:
         with suppress(Failed):  # then the figures say it
             await watching.until("seen", one.due, 30)
         one.resets = int(watching.last["resets"])
+        one.bytes = float(watching.last["bytes"]) - read
         seen = await watching.end()
         one.seen = len(seen)
         firsts: dict[int, int] = {}

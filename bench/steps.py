@@ -65,6 +65,8 @@ async def run(bench: Bench) -> Answer:
             ours, limit = rates[step, size, "ours"], rates[step, size, "bare"]
             ratios = _ratio(rates, step, size)
             figures[f"{step}_{size}"] = median(ratios)
+            if step == "ingest":
+                figures[f"bare_{size}"] = median(took.rate for took in limit)
             row = (
                 text,
                 f"{size // 1000} kB",

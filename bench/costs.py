@@ -1,0 +1,63 @@
+"""Writes `fleetcast/costs.json`, what `fleetcast plan` reckons with, from the answers of `steps`, `load` and `streams`."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+import msgspec
+
+from bench.question import Answer
+from fleetcast.plan import Costs, Fleet, Line, plan
+
+COSTS = Path(__file__).parents[1] / "fleetcast" / "costs.json"
+
+
+def costs(answers: Mapping[str, Answer], machine: str) -> Costs:
+    """KeyError if one of the questions was not answered, or no rate held."""
+    load, steps, streams = (answers[name].figures for name in ("load", "steps", "streams"))
+    small, large = load["wire_1kb"], load["wire_500kb"]
+
+    def line(at_small: float, at_large: float) -> Line:
+        each_mb = max(0.0, (at_large - at_small) / (large - small) * 1e6)
+        return Line(at_small - each_mb * small / 1e6, each_mb)
+
+    return Costs(
+        machine=machine,
+        measured=time.strftime("%Y-%m-%d", time.gmtime()),
+        ingest=line(load["ingest_1kb_ms"], load["ingest_500kb_ms"]),
+        consume=line(load["consume_1kb_ms"], load["consume_500kb_ms"]),
+        nats=line(load["nats-server_1kb_ms"], load["nats-server_500kb_ms"]),
+        deliver_edge=load["edge_update_ms"],
+        deliver_front=load["haproxy_update_ms"],
+        open_edge=load["edge_open_ms"],
+        open_origin=load["origin_open_ms"],
+        open_nats=load["nats-server_open_ms"],
+        open_front=load["haproxy_open_ms"],
+        stream_edge=streams["kb_a_stream"],
+        stream_front=load["haproxy_stream_kb"],
+        state_memory=load["state_memory_kb"],
+        state_disk=load["state_disk_kb"],
+        update_disk=load["update_disk_kb"],
+        queue_limit=line(1e3 / steps["bare_1000"], 1e3 / steps["bare_500000"]),
+        update_bytes=load["update_bytes"],
+    )
+
+
+def compared(found: Costs, load: Mapping[str, float], phones: int, states: int) -> float:
+    """Cores that the plan says are busy at the load that was measured, over those that were."""
+    fleet = Fleet(
+        registered=states,
+        streaming=max(1, round(60 * load["packets_s"])),
+        per_minute=1,
+        size=round(load["wire_500kb"]),
+        phones=phones,
+        opens=0,
+    )
+    return plan(fleet, found).busy / load["busy_cores"]
+
+
+def write(found: Costs) -> None:
+    """Into the package."""
+    COSTS.write_bytes(msgspec.json.format(msgspec.json.encode(found), indent=2) + b"\n")
