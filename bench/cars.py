@@ -174,13 +174,13 @@ class Fleet:
         self._seqs: dict[int, int] = {}
 
     async def run(self) -> None:
-        """Until told to stop, or the time is over; then until everything is acknowledged, for half a minute."""
+        """Until told to stop, or the time is over; then until everything is acknowledged, for a minute."""
         options = self.options
         for _ in range(options.connections):
             await self._connect()
         if options.rate > 0:
             await self._send(time.monotonic_ns())
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 60
         while len(self.records) < self.made and time.monotonic() < deadline:  # noqa: ASYNC110 - cheaper than an event each
             await asyncio.sleep(0.02)
 

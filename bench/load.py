@@ -79,13 +79,15 @@ class Run(msgspec.Struct):
 
     @property
     def lost(self) -> int:
-        """Updates of watched vehicles that their phones did not see, and packets that were not acknowledged."""
-        return self.due - self.seen + self.sent - self.acked
+        """Updates of watched vehicles that their phones did not see."""
+        return max(0, self.due - self.seen)
 
     def why_not(self) -> str:
         """Why this rate does not hold; empty if it does."""
         if self.lost or self.resets:
             return f"{self.lost} lost, {self.resets} resets"
+        if self.sent > self.acked:
+            return f"{self.sent - self.acked:,} packets were still not acknowledged a minute after the last was due"
         if self.late > _LATE:
             return f"packets wait {show(self.late)} s (p99) for their acknowledgement: more is sent than is taken"
         return f"acknowledged to seen p99 {show(self.p99)} s" if self.p99 > _AGE else ""
