@@ -112,7 +112,8 @@ def inflate(body: bytes, encoding: str, limit: int) -> bytes:
     """The whole text. Raises Reject if it is truncated, damaged, or longer than `limit` bytes."""
     parts: list[bytes] = []
     size = 0
-    for part in _chunks(body, encoding):
+    # In one step, which takes half the time of many; what the frames declare bounds nothing, they may lie.
+    for part in _chunks(body, encoding, limit + 1):
         size += len(part)
         if size > limit:
             raise TooLarge(f"more than {limit} bytes when inflated")
@@ -201,28 +202,28 @@ def _decoded(decoder: Callable[[bytes], T], text: bytes) -> T:
         raise Reject("not a packet: nested too deeply") from None
 
 
-def _chunks(body: bytes, encoding: str) -> Iterator[bytes]:
-    """The inflated text piece by piece, so that a reader may stop early. Empty, truncated or damaged: Reject."""
+def _chunks(body: bytes, encoding: str, step: int = _STEP) -> Iterator[bytes]:
+    """The inflated text in pieces of at most `step` bytes: a reader may stop early. Empty, truncated or damaged: Reject."""
     if encoding == "identity":
         yield body
     elif encoding == "zstd":
-        yield from _zstd(body)
+        yield from _zstd(body, step)
     elif encoding == "gzip":
-        yield from _gzip(body)
+        yield from _gzip(body, step)
     else:
         raise Reject(f"content encoding {encoding!r} is not one of {', '.join(ENCODINGS)}")
 
 
-def _zstd(body: bytes) -> Iterator[bytes]:
+def _zstd(body: bytes, step: int) -> Iterator[bytes]:
     try:
         for _ in range(_FRAMES):  # a body may be several frames one after another
             inflater = zstd.ZstdDecompressor(options=_WINDOW)
-            part = inflater.decompress(body, _STEP)
+            part = inflater.decompress(body, step)
             yield part
             while not inflater.eof:
                 if inflater.needs_input:
                     raise Reject("truncated zstd")
-                yield inflater.decompress(b"", _STEP)
+                yield inflater.decompress(b"", step)
             body = inflater.unused_data
             if not body:
                 return
@@ -231,13 +232,13 @@ def _zstd(body: bytes) -> Iterator[bytes]:
         raise Reject(f"damaged zstd: {error}") from None
 
 
-def _gzip(body: bytes) -> Iterator[bytes]:
+def _gzip(body: bytes, step: int) -> Iterator[bytes]:
     try:
         for _ in range(_FRAMES):  # a body may be several members one after another
             inflater = zlib.decompressobj(wbits=31)
             rest = body
             while not inflater.eof:
-                part = inflater.decompress(rest, _STEP)
+                part = inflater.decompress(rest, step)
                 if not part and not inflater.eof:
                     raise Reject("truncated gzip")
                 rest = inflater.unconsumed_tail
