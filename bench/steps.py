@@ -146,7 +146,7 @@ async def _do(name: str, work: bare.Work) -> _Took:
         raise
     if process.returncode:
         raise Failed(f"{name} ended with status {process.returncode}")
-    return msgspec.json.decode(output, type=_Took)
+    return msgspec.json.decode(output.splitlines()[-1], type=_Took)  # before it there may be what is logged
 
 
 async def _listened(work: bare.Work, name: str) -> _Took:

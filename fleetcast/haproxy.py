@@ -145,7 +145,7 @@ backend streams
 {check} maxconn {settings.edge_connections}
     # A browser's EventSource gives up for good on any status but 200: a temporary failure is told in band.
 {unavailable}
-    http-response lua.opened
+    http-after-response set-var(txn.opened) lua.opened
     http-response return status 200 {word} if {{ status 502 503 504 }}
     http-after-response set-status 200 if {{ status 502 503 504 }}
     http-after-response set-header Cache-Control no-store

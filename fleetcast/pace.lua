@@ -11,9 +11,12 @@ local interval = 1 / tonumber(os.getenv("FLEETCAST_PACE"))
 local most = tonumber(os.getenv("FLEETCAST_OPENING"))
 local forgotten = 5 -- seconds after which one that was not answered counts no more: its phone may have gone
 
+local looks = 2000 -- a second, about, of all who wait together
+
 local free = 0 -- when the next slot is, in seconds since 1970
 local opening = {} -- when each was let through, by its number
 local count, first, last = 0, 1, 0
+local pause, looked, since = 0.1, 0, 0 -- seconds between two looks of one who waits; looks since when
 
 local function now()
   local time = core.now()
@@ -25,6 +28,17 @@ local function ended(number)
     opening[number] = nil
     count = count - 1
   end
+end
+
+-- Waits until the next look. Ten thousand who look each tenth of a second are more work than their streams.
+local function rest()
+  looked = looked + 1
+  local passed = now() - since
+  if passed > 0.5 then
+    pause = math.min(5, math.max(0.1, pause * looked / (looks * passed)))
+    looked, since = 0, now()
+  end
+  core.msleep(math.ceil(1000 * pause * (1 + math.random())))
 end
 
 core.register_action("pace", { "http-req" }, function(txn)
@@ -44,16 +58,19 @@ core.register_action("pace", { "http-req" }, function(txn)
       return
     end
     if count < most then break end
-    core.msleep(100 + math.random(100))
+    rest()
   end
   last = last + 1
   count = count + 1
   opening[last] = now()
-  txn:set_priv(last)
+  txn:set_var("txn.opening", last)
   txn:set_var("txn.paced", true)
 end)
 
-core.register_action("opened", { "http-res" }, function(txn)
-  local number = txn:get_priv()
+-- A fetch, because it stands in `http-after-response`, where no action of ours can: HAProxy's own answers, as when an edge has just
+-- died, end an opening too, and `http-response` rules are not for them.
+core.register_fetches("opened", function(txn)
+  local number = txn:get_var("txn.opening")
   if number then ended(number) end
+  return ""
 end)

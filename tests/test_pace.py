@@ -110,6 +110,26 @@ async def test_phones_that_leave_while_they_wait_never_reach_the_edge(folder: Pa
         assert edge.held == _OPENING + 1
 
 
+async def test_an_edge_that_ends_connections_keeps_no_places(folder: Path) -> None:
+    """HAProxy's own answers ended no opening: after an edge was killed those who waited did so for five seconds more."""
+    told = 0
+
+    async def edge(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal told
+        if b"/events" in await reader.readuntil(b"\r\n\r\n"):
+            told += 1
+        else:
+            writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+        writer.close()
+
+    settings = platform_settings(folder, edges=1, new_streams=2000)
+    server = await asyncio.start_server(edge, "127.0.0.1", settings.edge_port)
+    async with server, haproxy_server(folder, settings, []), asyncio.timeout(4):  # before the 5 s after which all are free
+        found = await asyncio.gather(*(status(settings) for _ in range(PHONES)))
+        assert set(found) == {200}  # and the word `unavailable`, in band
+        assert told >= PHONES
+
+
 async def sessions(settings: Settings, count: int) -> bool:
     """Whether the front has so many."""
     answer = await get(settings.haproxy_port, "/metrics")
