@@ -36,6 +36,8 @@ class Options(msgspec.Struct, frozen=True):
     path: str = "/v1/vehicles/{}/events"
     prefix: str = "car-"
     pace: float = 300.0
+    opening: int = 1_000_000
+    """At most so many of the first openings are unanswered at a time."""
     back: tuple[float, float] = (0.0, 1.0)
     """A phone that was cut comes back after between so many seconds."""
     wrap: int = 1_000_000_000
@@ -62,6 +64,7 @@ class Phone(asyncio.Protocol):
         """It asks for its stream."""
         loop = asyncio.get_running_loop()
         self.phones.tries += 1
+        self.phones.waiting.add(self.number)
         self.patience = loop.call_later(_PATIENCE, self._give_up)
         try:
             await self.ask()
@@ -100,6 +103,7 @@ class Phone(asyncio.Protocol):
             self.close()
             return
         self.open = True
+        phones.waiting.discard(self.number)
         phones.open += 1
         phones.opened += 1
         if phones.open == phones.options.count:
@@ -178,6 +182,7 @@ class Phones:
         self.error = ""
         self.kinds = dict.fromkeys(_KINDS.values(), 0)
         self.stopping = asyncio.Event()
+        self.waiting: set[int] = set()
         self.tasks: set[asyncio.Task[None]] = set()
 
     def start(self, phone: Phone) -> None:
@@ -197,6 +202,8 @@ class Phones:
         for number in range(self.options.count):
             while (ahead := began + number / self.options.pace - time.monotonic()) > 0:  # noqa: ASYNC110 - a pace
                 await asyncio.sleep(min(ahead, 0.02))
+            while len(self.waiting) >= self.options.opening and not self.stopping.is_set():  # noqa: ASYNC110
+                await asyncio.sleep(0.005)
             if self.stopping.is_set():
                 return
             self.start(self.make(self, number))
