@@ -39,7 +39,7 @@ _WATCHED = 200  # vehicles, each with a phone
 _RATE = 100.0  # packets a second where something else is doubled
 _EACH = 100  # updates of a vehicle with a full window
 _SMALL, _BIG = 1000, 500_000  # bytes a packet
-_WARM = 1.5  # seconds before a span is measured
+_WARM = 1.0  # seconds before a span is measured
 _HOLDS = 0.97  # share of the packets due that must be acknowledged in time
 _LINEAR = 1.1
 _boots = count(2)
@@ -93,7 +93,7 @@ class Watch:
 
     async def more(self, held: int, wrap: int) -> None:
         """So many phones more, on the first `wrap` vehicles."""
-        options = phones.Options(ports=[self.world.settings.front_port], count=held, wrap=wrap, pace=200)
+        options = phones.Options(ports=[self.world.settings.front_port], count=held, wrap=wrap, pace=300)
         records = self.world.bench.folder / f"phones{len(self.loads)}"
         load = await self._stack.enter_async_context(Load("bench.phones", options, records))
         self.loads.append(load)
@@ -378,6 +378,9 @@ async def run(bench: Bench) -> Answer:
     broken: list[str] = []
     told = {f"CPU time over {name}": line for name, line in lines.items()}
     told |= {"nats-server's memory over vehicles": stored, "the edges' memory over edges": edge_memory}
+    told["nats-server's restart over messages"] = [
+        (some[0].messages, median(r.answers for r in some)) for some in _alike(restarts, repeats)
+    ]
     for name, line in told.items():
         whole, end = exponent(line), exponent(line[-2:])
         if math.isnan(whole):
@@ -453,15 +456,19 @@ async def run(bench: Bench) -> Answer:
     )
 
 
+def _alike(restarts: Sequence[Restart], repeats: int) -> list[Sequence[Restart]]:
+    """One of each number of states, and those with the window, which are repeated."""
+    return [*([restart] for restart in restarts[:-repeats]), restarts[-repeats:]]
+
+
 def _restart_table(restarts: Sequence[Restart], repeats: int) -> Table:
-    groups = [[restart] for restart in restarts[:-repeats]] + [restarts[-repeats:]]
     rows = [
         (
             f"{some[0].messages:,}",
             show(median(r.memory for r in some)),
             *(spread([getattr(r, name) for r in some]) for name in ("answers", "acknowledged", "seen")),
         )
-        for some in groups
+        for some in _alike(restarts, repeats)
     ]
     return Table(
         "nats-server killed with kill -9: seconds until",

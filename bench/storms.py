@@ -278,7 +278,7 @@ def _answer(
                 broken.append(f"{variant.name}: {missing} updates were not seen")
             if variant.paced and not storm.full:
                 broken.append(f"{variant.name}: only {storm.curve[-1][1]:,.0f} of {count:,} phones came back")
-        most = [when(s.curve, 0.99 * count) for s in storms]
+        most = [min(when(s.curve, 0.99 * count), b) for s, b in zip(storms, back, strict=True)]
         tries = [s.counts["tries"] / count for s in storms]
         told = [spread([s.counts[name] for s in storms]) for name in _FAILED]
         rows.append((variant.name, count, spread(most), spread(back), spread(levels), spread(tries), *told))
