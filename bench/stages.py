@@ -1,7 +1,7 @@
 """How do the stages of live data compare at the same work: polling, streams of the backend, Pushpin by POST, Pushpin by ZeroMQ?
 
-N vehicles send a packet of 1 kB each second, and a phone watches each. The write side is the same in all four: ingest, nats-
-server, two consume processes; so are two backends, and HAProxy in front.
+N vehicles send a packet each second, its head alone (3.3 kB), and a phone watches each. The write side is the same in all
+four: ingest, nats-server, two consume processes; so are two backends, and HAProxy in front.
 
 1. Polling: a phone asks for the latest state once a second, with its ETag. The handler is origin's own, behind HAProxy alone:
    without Pushpin and signatures, which this stage did not have, and which would only make it dearer.
@@ -11,14 +11,14 @@ server, two consume processes; so are two backends, and HAProxy in front.
 4. The platform with `publish = "zmq"`: each update goes to the Pushpin that has a listener.
 
 N doubles until a stage gives in: p99 of the age on the phone over 2 s, or errors over 0.1 %; then it is halved in between.
-The queue and LIVE are in memory (/dev/shm) here, as long as there is one: on a disk all four give in at the same N, that of
-the disk's fsyncs, and nothing is learnt of the stages; the fourth is measured on the disk too, to see where. The age is from
-a packet's acknowledgement until the phone sees its version or a later one. Errors are requests and streams that failed or
-were closed, packets not acknowledged 2 s after they were due, and packets that no phone saw at all. CPU time is that of all
-processes that serve, without load, for a thousand updates that phones saw. Bytes are counted on the loopback interface,
-headers included, both directions, in some seconds of their own: between the backends and whoever holds the phones'
-connections. That is HAProxy in stage 1; in stage 2 the replicas themselves, by the bus; in 3 and 4 Pushpin, its questions to
-origin included. Reads of the database are what backends read of LIVE for phones and Pushpin.
+The queue and LIVE are in memory (/dev/shm) here, as long as there is one: on a disk the write side, which is the same in all,
+may give in first, for its fsyncs; the fourth is measured on the disk too, to see where. The age is from a packet's
+acknowledgement until the phone sees its version or a later one. Errors are requests and streams that failed or were closed,
+packets not acknowledged 2 s after they were due, and packets that no phone saw at all. CPU time is that of all processes that
+serve, without load, for a thousand updates that phones saw. Bytes are counted on the loopback interface, headers included,
+both directions, in some seconds of their own: between the backends and whoever holds the phones' connections. That is HAProxy
+in stage 1; in stage 2 the replicas themselves, by the bus; in 3 and 4 Pushpin, its questions to origin included. Reads of the
+database are what backends read of LIVE for phones and Pushpin.
 
 Then a deploy: both backends are replaced one after the other, then both consume processes, while phones watch.
 """
