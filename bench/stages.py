@@ -39,6 +39,8 @@ from functools import partial
 from pathlib import Path
 from statistics import median
 
+import httpx2
+
 from bench import cars, loopback, phones, pollers
 from bench.question import Answer, Bench, Chart, Table
 from bench.stats import Records, percentile, show, spread
@@ -263,10 +265,10 @@ backend backends
 
 
 @asynccontextmanager
-async def _load(one: Running, n: int) -> AsyncIterator[tuple[Load, Load, float]]:
+async def _load(one: Running, n: int) -> AsyncIterator[tuple[Load, Load]]:
     """Vehicles that have sent once, and phones that are all there; in the end both are ended, and everything is seen.
 
-    Yields both and the seconds that phones took. Raises Failed if they do not all come.
+    Raises Failed if they do not all come.
     """
     world, first = one.world, one.used
     one.used += n
@@ -276,11 +278,15 @@ async def _load(one: Running, n: int) -> AsyncIterator[tuple[Load, Load, float]]
         Load("bench.cars", sending, folder / "cars") as fleet,
         one.phones(n, first, folder / "phones") as crowd,
     ):
-        await fleet.until("acked", n, 20)
-        loop = asyncio.get_running_loop()
-        began = loop.time()
-        await crowd.until("open", n, n / _PACE + 20)
-        yield fleet, crowd, loop.time() - began
+        for what, load, key in (
+            ("vehicles were acknowledged", fleet, "acked"),
+            ("phones connected", crowd, "open"),
+        ):
+            try:
+                await load.until(key, n, n / _PACE + 20)
+            except Failed:
+                raise Failed(f"only {load.last.get(key, 0):,.0f} of {n:,} {what}") from None
+        yield fleet, crowd
 
 
 def _failures(line: Mapping[str, float]) -> float:
@@ -292,12 +298,12 @@ async def measured(one: Running, n: int, seconds: float) -> Point:
     """The stage at this N; a point that gave in if it cannot even begin."""
     point, world = Point(n), one.world
     try:
-        async with _load(one, n) as (fleet, crowd, _):
+        async with _load(one, n) as (fleet, crowd):
             await asyncio.sleep(_SETTLE)
             await _measure(one, point, fleet, crowd, seconds)
         await world.level(20)
-    except Failed as why:
-        point.why = point.why or str(why)
+    except (Failed, httpx2.HTTPError) as why:
+        point.why = point.why or str(why) or type(why).__name__
     world.bench.say(
         f"{one.stage.name}, {n:,}: age p50 {show(1e3 * point.p50)} p99 {show(1e3 * point.p99)} ms,"
         f" {show(point.spent)} CPU s and {show(point.wire / 1e3)} kB an update (thousand), {show(point.reads)} reads/s,"
@@ -378,7 +384,7 @@ class Deploy:
 async def deployed(one: Running, n: int) -> Deploy:
     """Both backends are replaced, then consume, while phones watch."""
     world, loop = one.world, asyncio.get_running_loop()
-    async with _load(one, n) as (fleet, crowd, _):
+    async with _load(one, n) as (fleet, crowd):
         await asyncio.sleep(_SETTLE)
         closed, failed = crowd.last.get("closed", 0), _failures(crowd.last)
         began, begin = loop.time(), time.monotonic_ns()
