@@ -1,7 +1,7 @@
 """How do the stages of live data compare at the same work: polling, streams of the backend, Pushpin by POST, Pushpin by ZeroMQ?
 
-N vehicles send a packet of 1 kB each second, and a phone watches each. The write side is the same in all four: ingest, nats-
-server, two consume processes; so are two backends, and HAProxy in front.
+N vehicles send a packet each second, its head alone (3.3 kB), and a phone watches each. The write side is the same in all
+four: ingest, nats-server, two consume processes; so are two backends, and HAProxy in front.
 
 1. Polling: a phone asks for the latest state once a second, with its ETag. The handler is origin's own, behind HAProxy alone:
    without Pushpin and signatures, which this stage did not have, and which would only make it dearer.
@@ -11,14 +11,14 @@ server, two consume processes; so are two backends, and HAProxy in front.
 4. The platform with `publish = "zmq"`: each update goes to the Pushpin that has a listener.
 
 N doubles until a stage gives in: p99 of the age on the phone over 2 s, or errors over 0.1 %; then it is halved in between.
-The queue and LIVE are in memory (/dev/shm) here, as long as there is one: on a disk all four give in at the same N, that of
-the disk's fsyncs, and nothing is learnt of the stages; the fourth is measured on the disk too, to see where. The age is from
-a packet's acknowledgement until the phone sees its version or a later one. Errors are requests and streams that failed or
-were closed, packets not acknowledged 2 s after they were due, and packets that no phone saw at all. CPU time is that of all
-processes that serve, without load, for a thousand updates that phones saw. Bytes are counted on the loopback interface,
-headers included, both directions, in some seconds of their own: between the backends and whoever holds the phones'
-connections. That is HAProxy in stage 1; in stage 2 the replicas themselves, by the bus; in 3 and 4 Pushpin, its questions to
-origin included. Reads of the database are what backends read of LIVE for phones and Pushpin.
+The queue and LIVE are in memory (/dev/shm) here, as long as there is one: on a disk the write side, which is the same in all,
+may give in first, for its fsyncs; the fourth is measured on the disk too, to see where. The age is from a packet's
+acknowledgement until the phone sees its version or a later one. Errors are requests and streams that failed or were closed,
+packets not acknowledged 2 s after they were due, and packets that no phone saw at all. CPU time is that of all processes that
+serve, without load, for a thousand updates that phones saw. Bytes are counted on the loopback interface, headers included,
+both directions, in some seconds of their own: between the backends and whoever holds the phones' connections. That is HAProxy
+in stage 1; in stage 2 the replicas themselves, by the bus; in 3 and 4 Pushpin, its questions to origin included. Reads of the
+database are what backends read of LIVE for phones and Pushpin.
 
 Then a deploy: both backends are replaced one after the other, then both consume processes, while phones watch.
 """
@@ -38,6 +38,8 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from statistics import median
+
+import httpx2
 
 from bench import cars, loopback, phones, pollers
 from bench.question import Answer, Bench, Chart, Table
@@ -263,10 +265,10 @@ backend backends
 
 
 @asynccontextmanager
-async def _load(one: Running, n: int) -> AsyncIterator[tuple[Load, Load, float]]:
+async def _load(one: Running, n: int) -> AsyncIterator[tuple[Load, Load]]:
     """Vehicles that have sent once, and phones that are all there; in the end both are ended, and everything is seen.
 
-    Yields both and the seconds that phones took. Raises Failed if they do not all come.
+    Raises Failed if they do not all come.
     """
     world, first = one.world, one.used
     one.used += n
@@ -276,11 +278,15 @@ async def _load(one: Running, n: int) -> AsyncIterator[tuple[Load, Load, float]]
         Load("bench.cars", sending, folder / "cars") as fleet,
         one.phones(n, first, folder / "phones") as crowd,
     ):
-        await fleet.until("acked", n, 20)
-        loop = asyncio.get_running_loop()
-        began = loop.time()
-        await crowd.until("open", n, n / _PACE + 20)
-        yield fleet, crowd, loop.time() - began
+        for what, load, key in (
+            ("vehicles were acknowledged", fleet, "acked"),
+            ("phones connected", crowd, "open"),
+        ):
+            try:
+                await load.until(key, n, n / _PACE + 20)
+            except Failed:
+                raise Failed(f"only {load.last.get(key, 0):,.0f} of {n:,} {what}") from None
+        yield fleet, crowd
 
 
 def _failures(line: Mapping[str, float]) -> float:
@@ -292,12 +298,12 @@ async def measured(one: Running, n: int, seconds: float) -> Point:
     """The stage at this N; a point that gave in if it cannot even begin."""
     point, world = Point(n), one.world
     try:
-        async with _load(one, n) as (fleet, crowd, _):
+        async with _load(one, n) as (fleet, crowd):
             await asyncio.sleep(_SETTLE)
             await _measure(one, point, fleet, crowd, seconds)
         await world.level(20)
-    except Failed as why:
-        point.why = point.why or str(why)
+    except (Failed, httpx2.HTTPError) as why:
+        point.why = point.why or str(why) or type(why).__name__
     world.bench.say(
         f"{one.stage.name}, {n:,}: age p50 {show(1e3 * point.p50)} p99 {show(1e3 * point.p99)} ms,"
         f" {show(point.spent)} CPU s and {show(point.wire / 1e3)} kB an update (thousand), {show(point.reads)} reads/s,"
@@ -378,7 +384,7 @@ class Deploy:
 async def deployed(one: Running, n: int) -> Deploy:
     """Both backends are replaced, then consume, while phones watch."""
     world, loop = one.world, asyncio.get_running_loop()
-    async with _load(one, n) as (fleet, crowd, _):
+    async with _load(one, n) as (fleet, crowd):
         await asyncio.sleep(_SETTLE)
         closed, failed = crowd.last.get("closed", 0), _failures(crowd.last)
         began, begin = loop.time(), time.monotonic_ns()
