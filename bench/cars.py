@@ -54,6 +54,8 @@ class Options(msgspec.Struct, frozen=True):
     seed: int = 1
     shuffled: bool = False
     seconds: float = 1e9
+    patience: int = 1_000_000
+    """It gives in when so many packets wait: the open loop would fill the memory with them."""
 
 
 def vehicle(number: int, prefix: str = "car-") -> str:
@@ -168,6 +170,7 @@ class Fleet:
         self.waiting: deque[tuple[int, int, int, bytes]] = deque()
         self.free: list[_Connection] = []
         self.retries = 0
+        self.gave_in = 0
         self.made = 0
         self.bytes = 0
         self.stopping = asyncio.Event()
@@ -192,6 +195,9 @@ class Fleet:
         while not self.stopping.is_set():
             due = began + int(count * interval)
             if due >= end:
+                return
+            if len(self.waiting) > options.patience:
+                self.gave_in = 1
                 return
             if (ahead := (due - time.monotonic_ns()) / 1e9) > _LATE:
                 await asyncio.sleep(min(ahead, 0.1))
@@ -256,6 +262,7 @@ class Fleet:
             "made": self.made,
             "waiting": len(self.waiting),
             "retries": self.retries,
+            "gave_in": self.gave_in,
             "mb": round(self.bytes / 1e6, 1),
             "cpu": time.process_time(),
             "acked": len(self.records),

@@ -356,7 +356,7 @@ def _memories(title: str, what: str, steps: Sequence[Step]) -> Table:
 
 async def run(bench: Bench) -> Answer:
     """Everything, one after the other."""
-    seconds, repeats = bench.size(3.0, 8.0), bench.size(1, 3)
+    seconds, repeats = bench.size(3.0, 4.0), 1
     small = await _packets(bench, _SMALL, [100, 200, 400, 800, 1600], seconds, repeats)
     big = await _packets(bench, _BIG, [25, 50, 100, 200, 400], seconds, repeats)
     held = await _phones(bench, [250, 500, 1000, 2000, 4000], seconds, repeats)

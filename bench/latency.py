@@ -73,7 +73,7 @@ async def run(bench: Bench) -> Answer:
     broken: list[str] = []
     size = 0
     disk = disk_text(bench.folder)
-    for number in range(bench.size(2, 3)):
+    for number in range(2):
         ours = await _ours(bench, streams, seconds)
         size = size or ours.event
         found = [ours, await _floor(bench, streams, seconds, size, number)]
@@ -82,7 +82,7 @@ async def run(bench: Bench) -> Answer:
         found.append(await _starlette(bench, streams, seconds, size, number))
         passes += found
     polled = {_ALWAYS: list[Pass](), _NEVER: list[Pass]()}
-    for _ in range(bench.size(1, 2)):
+    for _ in range(1):
         for poll, into in polled.items():
             into.append(await _ours(bench, streams, seconds, next_poll=poll))
     for one in [*passes, *polled[_ALWAYS], *polled[_NEVER]]:

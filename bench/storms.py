@@ -82,7 +82,7 @@ class Edges(Platform):
 
 async def run(bench: Bench) -> Answer:
     """All variants on one platform, one after the other."""
-    count, repeats = bench.size(2000, 10_000), bench.size(2, 3)
+    count, repeats = bench.size(2000, 10_000), bench.size(2, 1)
     found: dict[Variant, list[Storm]] = {}
     seen: dict[Variant, Records] = {}
     each = count // _FRONTS + _ROOM
