@@ -17,7 +17,12 @@ from fleetcast.settings import Settings
 _INNER_CONNECTIONS = 500
 _OPENING = 64  # new streams at a time that the edge has not answered: its queues hold 100
 _RESERVE = 400  # HAProxy's own files: listeners, checks, logs, its stats socket
-_EDGE = "check inter 1s fall 2 rise 2 on-marked-down shutdown-sessions"
+# A connection that is refused is a failed check, and the next one follows at once: an edge that dies and is back within two
+# seconds would else never be down, and be given phones before its parts are connected, which swallows what they ask.
+_EDGE = (
+    "check inter 1s fastinter 300ms fall 2 rise 2 observe layer4 error-limit 1 on-error fail-check"
+    " on-marked-down shutdown-sessions"
+)
 _ORIGIN = "inter 500ms fall 2 rise 1 on-marked-down shutdown-sessions"
 
 # What a phone's EventSource gets instead of an error status, which would make it give up for good. Log-format text.
@@ -124,6 +129,7 @@ defaults
     timeout connect 2s
     timeout http-request 5s
     timeout queue 10s
+    timeout check 1s
     timeout client {hold}s
     timeout server {hold}s
     timeout tunnel {hold}s

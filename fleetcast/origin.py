@@ -46,7 +46,7 @@ log = structlog.get_logger()
 
 Signed = Callable[[str | None], bool]
 """Whether this `Grip-Sig` is our edge's."""
-Hold = Callable[[str, str, int, int], Sequence[tuple[str, str]]]
+Hold = Callable[[str, str, int, int, bool], Sequence[tuple[str, str]]]
 """(channel, id it is at, control channel, next link) -> the headers that make the edge hold the stream."""
 LastIds = Callable[[Sequence[str]], dict[str, str]]
 """`Grip-Last` headers -> id by channel."""
@@ -133,7 +133,7 @@ class Origin:
         # The edge asks for ten unlike links a second, a hundred sessions of one link at a time, and asks for each new channel
         # within a second: so phones that come together share a link, and over time all links are used alike.
         link = int(self._clock.now()) % NEXT_LINKS
-        held = self._hold(channel(vehicle), at, control_number(vehicle), link)
+        held = self._hold(channel(vehicle), at, control_number(vehicle), link, True)  # noqa: FBT003 - it begins
         return _stream(body, held)
 
     async def next(self, request: Request) -> Response:
@@ -152,7 +152,7 @@ class Origin:
             link = int(request.path_params["link"])
             held = [
                 *(h for h in held if h[0] == "Grip-Channel"),
-                *self._hold(name, at, control_number(vehicle), link),
+                *self._hold(name, at, control_number(vehicle), link, False),  # noqa: FBT003 - it goes on
             ]
         return _stream(body, held)
 

@@ -118,7 +118,9 @@ async def run_origin(settings: Settings, seams: Seams = _AS_THEY_ARE) -> None:
         seams.live(live),
         settings,
         signed=lambda signature: pushpin.signed_by_edge(signature, settings.sig_key),
-        hold=lambda channel, at, control, link: pushpin.hold(channel, at, control, link, settings),
+        hold=lambda channel, at, control, link, begins: pushpin.hold(
+            channel, at, control, link, settings, begins=begins
+        ),
         last_ids=pushpin.last_ids,
         clock=seams.clock,
     )

@@ -114,7 +114,9 @@ async def asking(
         live,
         settings,
         signed=lambda signature: pushpin.signed_by_edge(signature, KEY),
-        hold=lambda name, at, control, link: pushpin.hold(name, at, control, link, SETTINGS),
+        hold=lambda name, at, control, link, begins: pushpin.hold(
+            name, at, control, link, SETTINGS, begins=begins
+        ),
         last_ids=pushpin.last_ids,
         clock=clock,
     )
@@ -152,12 +154,13 @@ def grip(answer: httpx2.Response) -> list[tuple[str, str]]:
     return [(name.title(), value) for name, value in answer.headers.multi_items() if name.startswith("grip-")]
 
 
-def held(vehicle: str, version: int, link: int) -> list[tuple[str, str]]:
+def held(vehicle: str, version: int, link: int, *, begins: bool = False) -> list[tuple[str, str]]:
+    timeout = 3 if begins else SETTINGS.next_poll + link
     return [
         ("Grip-Hold", "stream"),
         ("Grip-Channel", f"v/{vehicle}/all/; prev-id={EPOCH}-{version}"),
         ("Grip-Channel", control_channel(control_number(vehicle))),
-        ("Grip-Link", f"</next/{link}>; rel=next; timeout={SETTINGS.next_poll + link}"),
+        ("Grip-Link", f"</next/{link}>; rel=next; timeout={timeout}"),
         ("Grip-Keep-Alive", ":\\n\\n; format=cstring; timeout=25; mode=interval"),
     ]
 
@@ -341,7 +344,7 @@ async def test_a_stream_begins_with_the_snapshot_and_is_held(
     clock.time = 1003.9
     answer = await edge.get("/v1/vehicles/car/events")
     assert events(answer) == [Event("snapshot", encoded(snapshot(live.states["car"][-1])), f"{EPOCH}-7")]
-    assert grip(answer) == held("car", 7, 1003 % NEXT_LINKS)
+    assert grip(answer) == held("car", 7, 1003 % NEXT_LINKS, begins=True)
 
 
 async def test_a_vehicle_that_never_sent_begins_empty(edge: httpx2.AsyncClient) -> None:

@@ -124,7 +124,11 @@ async def test_an_edge_that_ends_connections_keeps_no_places(folder: Path) -> No
 
     settings = platform_settings(folder, edges=1, new_streams=2000)
     server = await asyncio.start_server(edge, "127.0.0.1", settings.edge_port)
-    async with server, haproxy_server(folder, settings, []), asyncio.timeout(4):  # before the 5 s after which all are free
+    async with (
+        server,
+        haproxy_server(folder, settings, []),
+        asyncio.timeout(4),
+    ):  # before the 5 s after which all are free
         found = await asyncio.gather(*(status(settings) for _ in range(PHONES)))
         assert set(found) == {200}  # and the word `unavailable`, in band
         assert told >= PHONES

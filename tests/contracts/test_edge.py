@@ -52,7 +52,7 @@ class Origin:
     async def _open(self, request: Request) -> Response:
         name, at = request.query_params["channel"], request.query_params["at"]
         self.signed.append(signed_by_edge(request.headers.get(GRIP_SIG), KEY))
-        return self._held(b"open\n", name, at, 3)
+        return self._held(b"open\n", name, at, 3, begins=True)
 
     async def _next(self, request: Request) -> Response:
         ((name, last),) = last_ids(request.headers.getlist("grip-last")).items()
@@ -61,9 +61,9 @@ class Origin:
         body = b"".join(item.content for item in later)
         return self._held(body, name, later[-1].id if later else last, request.path_params["link"])
 
-    def _held(self, body: bytes, name: str, at: str, link: int) -> Response:
+    def _held(self, body: bytes, name: str, at: str, link: int, *, begins: bool = False) -> Response:
         response = Response(body, media_type="text/plain")
-        for key, value in hold(name, at, 7, link, self._settings):
+        for key, value in hold(name, at, 7, link, self._settings, begins=begins):
             response.headers.append(key, value)
         return response
 
@@ -300,6 +300,20 @@ async def test_what_falls_before_the_first_refresh_is_healed_by_it(world: World)
     await until(lambda: edge.listeners(CAR))
     await world.publish(edge, item(CAR, 2))
     await until(lambda: phone.got == lines(1, 2))
+
+
+async def test_what_falls_between_a_later_listeners_snapshot_and_its_hold_is_healed_soon(
+    world: World,
+) -> None:
+    """The edge asks by itself only after a channel's first listener: it waited for the next update, or half a minute."""
+    edge = await world.edge()
+    world.origin.published[CAR] = [item(CAR, 1)]
+    first = await world.phone(CAR, at="1")
+    await until(lambda: world.origin.asked, "the first listener's refresh")
+    later = await world.phone(CAR, at="0")
+    await until(lambda: later.got == lines(1, 1), "healed", bound=10)
+    await world.publish(edge, item(CAR, 2))
+    await until(lambda: (first.got, later.got) == (lines(2, 2), lines(1, 2)))
 
 
 async def test_only_the_channels_own_listeners_get_an_item(world: World) -> None:

@@ -281,7 +281,7 @@ def serving(down: bool = False, signed: bool = True) -> ASGIApp:
         Lives(down),
         Settings(),
         signed=lambda _: signed,
-        hold=lambda name, at, control, link: [("Grip-Hold", "stream")],
+        hold=lambda name, at, control, link, begins: [("Grip-Hold", "stream")],
         last_ids=lambda _: {},
     )
 
