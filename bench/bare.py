@@ -31,8 +31,17 @@ from fleetcast.nats_queue import NatsQueue
 from fleetcast.packet import JSON, Signal, decode
 from fleetcast.pushpin import ZmqEdge
 from fleetcast.settings import Settings
+from fleetcast.simulator.samples import content_type
 from fleetcast.state import State
-from fleetcast.subjects import PACKETS, PRIORITY_GROUP, commit_subject, partition_consumer, put_subject
+from fleetcast.subjects import (
+    ENCODING,
+    FORM,
+    PACKETS,
+    PRIORITY_GROUP,
+    commit_subject,
+    partition_consumer,
+    put_subject,
+)
 from fleetcast.update import Update
 
 _SIGNALS_TEXT = 40  # bytes of one signal, more or less
@@ -70,13 +79,18 @@ async def _client(work: Work) -> Client:
 
 async def publish_bare(work: Work) -> Done:
     """Publishes and waits for each acknowledgement, `flight` at a time."""
+    form = content_type(options(work).form)
     client, bodies, each = await _client(work), Bodies(options(work)), iter(range(work.count))
 
     async def one() -> None:
         for number in each:
             name, seq = number % 1_000, number // 1_000 + 1
             body = bodies.body(name, seq)
-            headers = {"Nats-Msg-Id": f"{vehicle(name)}/{work.turn}/{seq}", "Content-Type": JSON}
+            headers = {
+                "Nats-Msg-Id": f"{vehicle(name)}/{work.turn}/{seq}",
+                FORM: form,
+                ENCODING: "zstd" if work.size > 2_000 else "identity",
+            }
             answer = await client.request(put_subject(vehicle(name)), body, timeout=30, headers=headers)
             assert b'"seq"' in answer.data, answer.data
 
@@ -132,8 +146,8 @@ async def fetch_bare(work: Work) -> Done:
         headers = message.headers or {}
         decode(
             message.data,
-            headers.get("Content-Type", JSON),
-            headers.get("Content-Encoding", "identity"),
+            headers.get(FORM, JSON),
+            headers.get(ENCODING, "identity"),
             1_048_576,
         )
         await client.publish(message.reply, b"+ACK")
