@@ -6,6 +6,7 @@ What concerns who listens, and what goes over the wire, only the ZeroMQ adapter 
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
@@ -52,19 +53,24 @@ class Origin:
     async def _open(self, request: Request) -> Response:
         name, at = request.query_params["channel"], request.query_params["at"]
         self.signed.append(signed_by_edge(request.headers.get(GRIP_SIG), KEY))
-        return self._held(b"open\n", name, at, 3, begins=True)
+        response = Response(b"open\n", media_type="text/plain")
+        for key, value in hold(name, at, 7, 3, self._settings, begins=True):
+            response.headers.append(key, value)
+        return response
 
     async def _next(self, request: Request) -> Response:
-        ((name, last),) = last_ids(request.headers.getlist("grip-last")).items()
-        self.asked.append((name, last))
-        later = [item for item in self.published.get(name, ()) if int(item.id) > int(last)]
-        body = b"".join(item.content for item in later)
-        return self._held(body, name, later[-1].id if later else last, request.path_params["link"])
-
-    def _held(self, body: bytes, name: str, at: str, link: int, *, begins: bool = False) -> Response:
+        lasts = last_ids(request.headers.getlist("grip-last"))
+        self.asked += lasts.items()
+        body, at = b"", dict[str, str]()
+        for name, last in lasts.items():
+            later = [item for item in self.published.get(name, ()) if int(item.id) > int(last)]
+            body += b"".join(item.content for item in later)
+            at[name] = later[-1].id if later else last
         response = Response(body, media_type="text/plain")
-        for key, value in hold(name, at, 7, link, self._settings, begins=begins):
-            response.headers.append(key, value)
+        for name, last in at.items():
+            for key, value in hold(name, last, 7, request.path_params["link"], self._settings):
+                if key == "Grip-Channel" or name == next(iter(at)):
+                    response.headers.append(key, value)
         return response
 
 
@@ -560,3 +566,18 @@ async def test_a_dead_replica_has_no_listeners_and_is_sent_nothing_when_it_is_ba
         await until(lambda: other.got == lines(1, 1))
         assert len(wire.frames) == 2
         assert edge.listeners(CAR) == 0
+
+
+async def test_a_stream_that_is_asked_for_soon_has_no_other_asked_for(world: World) -> None:
+    """They share the link: were all of its streams asked for whenever one begins, thousands would be, all the time."""
+    others = [f"v/other-{number}/all/" for number in range(20)]
+    for name in others:
+        await world.phone(name)
+    await world.phone(CAR, at="0")
+    await until(lambda: {name for name, _ in world.origin.asked} == {*others, CAR}, "the first listeners")
+    world.origin.published[CAR] = [item(CAR, 1)]
+    later = await world.phone(CAR, at="0")
+    await until(lambda: later.got == lines(1, 1), "asked for", bound=10)
+    # Once as their channel's first listener, and once as those of the control channel that they share.
+    times = Counter(name for name, _ in world.origin.asked)
+    assert max(times[name] for name in others) <= 2
