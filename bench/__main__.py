@@ -14,9 +14,10 @@ from pathlib import Path
 
 import msgspec
 
+from bench import costs
 from bench.machine import describe
 from bench.question import Answer, Bench
-from bench.report import print_answer, write
+from bench.report import answered, print_answer, write
 from fleetcast.errors import FleetcastError
 from fleetcast.proof.ports import short_folder
 
@@ -90,7 +91,14 @@ def _all(options: argparse.Namespace, folder: Path) -> int:
         print_answer(name, answer)
         print(f"  ({time.monotonic() - began:.0f} s)\n", flush=True)
         broken += [f"{name}: {why}" for why in answer.broken]
-    write(options.out, machine, " ".join(sys.argv[1:]), QUESTIONS, document=options.document)
+    parts = {}
+    if options.document:
+        answers = {name: answered(options.out, name) for name in QUESTIONS}
+        found = costs.costs({name: one for name, one in answers.items() if one}, str(machine.rows[1][1]))
+        costs.write(found)
+        if (load := answers["load"]) is not None:
+            parts["plan"] = costs.compared(found, load.figures)
+    write(options.out, machine, " ".join(sys.argv[1:]), QUESTIONS, parts, document=options.document)
     for why in broken:
         print(f"BROKEN {why}", file=sys.stderr)
     return _BROKEN if broken else 0

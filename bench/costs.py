@@ -8,7 +8,7 @@ from pathlib import Path
 
 import msgspec
 
-from bench.question import Answer
+from bench.question import Answer, Cell, Table
 from fleetcast.plan import Costs, Fleet, Line, plan
 
 COSTS = Path(__file__).parents[1] / "fleetcast" / "costs.json"
@@ -45,17 +45,27 @@ def costs(answers: Mapping[str, Answer], machine: str) -> Costs:
     )
 
 
-def compared(found: Costs, load: Mapping[str, float], phones: int, states: int) -> float:
-    """Cores that the plan says are busy at the load that was measured, over those that were."""
-    fleet = Fleet(
-        registered=states,
-        streaming=max(1, round(60 * load["packets_s"])),
-        per_minute=1,
-        size=round(load["wire_500kb"]),
-        phones=phones,
-        opens=0,
-    )
-    return plan(fleet, found).busy / load["busy_cores"]
+def compared(found: Costs, load: Mapping[str, float]) -> Answer:
+    """What the plan says of the loads that were measured, beside what was: the one that the costs are from, and another."""
+    rows: list[tuple[Cell, ...]] = []
+    for name in ("", "other_"):
+        if f"{name}packets_s" not in load:
+            continue
+        packets = load[f"{name}packets_s"]
+        fleet = Fleet(
+            registered=int(load["states"]),
+            streaming=max(1, round(60 * packets)),
+            per_minute=1,
+            size=round(load["wire_500kb"]),
+            phones=0,
+            opens=0,
+        )
+        seen = load[f"{name}seen_s"] * (found.deliver_edge + found.deliver_front) / 1e3
+        planned, measured = plan(fleet, found).busy + seen, load[f"{name}busy_cores"]
+        rows.append((f"{packets:.0f} packets/s of 500 kB", planned, measured, planned / measured))
+    note = "Without what simulates the fleet. The costs are from the first row, and not from the second."
+    title = "`fleetcast plan` beside the measurement"
+    return Answer([Table(title, ("load", "cores planned", "cores measured", "ratio"), rows, note)])
 
 
 def write(found: Costs) -> None:

@@ -132,6 +132,11 @@ async def run(bench: Bench) -> Answer:
     figures = {f"{form}_holds": one.rate for form, one in best.items() if one is not None}
     if (one := best["ndjson"]) is not None:
         figures |= _costs_of(one, found["ndjson"].light, found["ndjson"].stored, sizes.phones)
+        figures |= _held(one) | {"states": float(sizes.states)}
+        others = [
+            run for run in found["ndjson"].searched if not run.why_not() and not run.hot and run is not one
+        ]
+        figures |= _held(min(others, key=lambda run: run.rate), "other_") if others else {}
     broken = [
         f"{one.form}, {one.rate:.0f}/s: {one.lost} lost, {one.resets} resets"
         for one in runs
@@ -207,9 +212,16 @@ def _costs_of(heavy: Run, light: Run, stored: dict[str, float], phones: int) -> 
         for role in ("edge", "origin", "nats-server", "haproxy")
     }
     figures["update_bytes"] = light.bytes / light.seen
-    figures["busy_cores"] = sum(heavy.spent[role] for role in _SERVING) / heavy.seconds
-    figures["packets_s"] = heavy.acked / heavy.seconds
     return figures
+
+
+def _held(one: Run, name: str = "") -> dict[str, float]:
+    """What the plan is compared with."""
+    return {
+        f"{name}busy_cores": sum(one.spent[role] for role in _SERVING) / one.seconds,
+        f"{name}packets_s": one.acked / one.seconds,
+        f"{name}seen_s": one.seen / one.seconds,
+    }
 
 
 _SERVING = ("ingest", "consume", "nats-server", "edge", "origin", "haproxy")

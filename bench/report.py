@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import msgspec
@@ -46,16 +46,28 @@ def markdown(table: Table) -> str:
     return f"**{table.title}**\n\n{text}\n" + (f"\n{table.note}\n" if table.note else "")
 
 
-def write(out: Path, machine: Table, command: str, names: Sequence[str], *, document: bool) -> None:
+def answered(out: Path, name: str) -> Answer | None:
+    """What this question came to when it was last asked."""
+    file = out / f"{name}.json"
+    return msgspec.json.decode(file.read_bytes(), type=Answer) if file.exists() else None
+
+
+def write(
+    out: Path,
+    machine: Table,
+    command: str,
+    names: Sequence[str],
+    more: Mapping[str, Answer],
+    *,
+    document: bool,
+) -> None:
     """`report.md` and its charts under `out`; with `document` the places in docs/benchmarks.md, too."""
     parts = {
         "machine": markdown(machine)
         + f"\n`python -m bench {command}`, {time.strftime('%Y-%m-%d', time.gmtime())}\n"
     }
-    for name in names:
-        file = out / f"{name}.json"
-        if file.exists():
-            answer = msgspec.json.decode(file.read_bytes(), type=Answer)
+    for name in [*names, *more]:
+        if (answer := more.get(name) or answered(out, name)) is not None:
             text = "\n".join(map(markdown, answer.tables))
             for chart in answer.charts:
                 target = (_DOCUMENT.parent if document else out) / _IMAGES / f"{chart.name}.svg"
