@@ -2,7 +2,7 @@
 
 What they read are events whose data has a `"version":N`, as ours; so other servers can be measured with the same phones. Run
 as a process: options as JSON, then the file for its records, one row a sight: (vehicle, version, seen, 0) in ns of the
-machine's monotonic clock. Words on standard input: `stop`, `forget` (what was seen until now).
+machine's monotonic clock. Words on standard input: `stop`, `forget` (what was seen until now), `save` (and forget).
 """
 
 from __future__ import annotations
@@ -178,7 +178,8 @@ class Phones:
         self.records = Records()
         self.full = 0  # when all of them were open last, in ns
         self.open = self.opened = self.closed = self.tries = self.refused = self.errors = self.gave_up = 0
-        self.again = self.bytes = 0
+        self.again = self.bytes = self.saved = 0
+        self.file = Path("seen")
         self.error = ""
         self.kinds = dict.fromkeys(_KINDS.values(), 0)
         self.stopping = asyncio.Event()
@@ -195,6 +196,12 @@ class Phones:
     def forget(self) -> None:
         """What was seen until now."""
         self.records = Records()
+
+    def save(self) -> None:
+        """The same, but it is written first."""
+        self.records.save(self.file)
+        self.records = Records()
+        self.saved += 1
 
     async def run(self) -> None:
         """Until told to stop."""
@@ -227,6 +234,7 @@ class Phones:
             **{name: getattr(self, name) for name in counts},
             **self.kinds,
             "seen": len(self.records),
+            "saved": self.saved,
             "cpu": time.process_time(),
             "open": self.open,
         }
@@ -234,7 +242,9 @@ class Phones:
 
 async def main(phones: Phones, records: Path) -> None:
     """The process."""
-    telling = asyncio.create_task(listen({"stop": phones.stopping.set, "forget": phones.forget}))
+    phones.file = records
+    words = {"stop": phones.stopping.set, "forget": phones.forget, "save": phones.save}
+    telling = asyncio.create_task(listen(words))
     saying = asyncio.create_task(keep_saying(phones.line))
     await phones.run()
     for task in (telling, saying):
