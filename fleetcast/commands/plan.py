@@ -91,4 +91,4 @@ def _show(fleet: Fleet, found: Plan) -> None:
     )
     console.print("assumed:")
     for assumption in found.assumptions:
-        console.print(f"  {assumption}")
+        console.print(f"  {assumption}", soft_wrap=True)
