@@ -17,12 +17,11 @@ from fleetcast.settings import Settings
 _INNER_CONNECTIONS = 500
 _OPENING = 64  # new streams at a time that the edge has not answered: its queues hold 100
 _RESERVE = 400  # HAProxy's own files: listeners, checks, logs, its stats socket
-# A connection that is refused is a failed check, and the next one follows at once: an edge that dies and is back within two
-# seconds would else never be down, and be given phones before its parts are connected, which swallows what they ask.
-_EDGE = (
-    "check inter 1s fastinter 300ms fall 2 rise 2 observe layer4 error-limit 1 on-error fail-check"
-    " on-marked-down shutdown-sessions"
-)
+_EDGE = "check inter 1s fall 2 rise 2 on-marked-down shutdown-sessions"
+# For streams a connection that is refused is a failed check, and the next one follows at once: an edge that dies and is back
+# within two seconds would else never be down, and be given phones before its parts are connected, which swallows what they
+# ask. Not for plain requests: those that are being tried again when it is marked down would get no answer at all.
+_STREAMS = "fastinter 300ms observe layer4 error-limit 1 on-error fail-check"
 _ORIGIN = "inter 500ms fall 2 rise 1 on-marked-down shutdown-sessions"
 
 # What a phone's EventSource gets instead of an error status, which would make it give up for good. Log-format text.
@@ -55,8 +54,9 @@ def most_connections(settings: Settings, files: int) -> int:
 
 def edge_server(settings: Settings, number: int, backend: str) -> str:
     """A `server` line of edge replica `number`, after its name. All of it: one that is added knows no `default-server`."""
+    words = f"{_EDGE} {_STREAMS}" if backend == "streams" else _EDGE
     most = settings.edge_connections if backend == "streams" else _plain(settings)
-    return f"127.0.0.1:{settings.edge_port + 10 * number} {_EDGE} maxconn {most}"
+    return f"127.0.0.1:{settings.edge_port + 10 * number} {words} maxconn {most}"
 
 
 def origin_server(address: str, admin: int) -> str:
@@ -148,7 +148,7 @@ frontend front
 
 backend streams
     balance leastconn
-{check} maxconn {settings.edge_connections}
+{check} {_STREAMS} maxconn {settings.edge_connections}
     # A browser's EventSource gives up for good on any status but 200: a temporary failure is told in band.
 {unavailable}
     http-after-response set-var(txn.opened) lua.opened

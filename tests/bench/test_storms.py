@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+pytest.importorskip("h2", reason="`make setup-bench` installs it")
+
 from bench.storms import Variant, front_text, level, when
 from fleetcast.haproxy import configuration
 from fleetcast.settings import Settings
