@@ -94,7 +94,13 @@ def _all(options: argparse.Namespace, folder: Path) -> int:
     parts = {}
     if options.document:
         answers = {name: answered(options.out, name) for name in QUESTIONS}
-        found = costs.costs({name: one for name, one in answers.items() if one}, str(machine.rows[1][1]))
+        try:
+            found = costs.costs({name: one for name, one in answers.items() if one}, str(machine.rows[1][1]))
+        except KeyError as missing:  # a question, or a figure of it
+            print(
+                f"--document: there is no answer for {missing}; ask steps, load and streams", file=sys.stderr
+            )
+            return _USAGE
         costs.write(found)
         if (load := answers["load"]) is not None:
             parts["plan"] = costs.compared(found, load.figures)

@@ -158,6 +158,14 @@ def test_a_server_that_is_added_is_as_those_of_the_file() -> None:
     assert origin_server(*ORIGINS[0]) == whole
 
 
+def test_an_edge_that_refuses_a_stream_is_checked_at_once_and_one_that_refuses_a_plain_request_is_not() -> (
+    None
+):
+    """Marked down in between, plain requests that were being tried again got no answer at all."""
+    assert "observe layer4" in edge_server(Settings(), 0, "streams")
+    assert "observe" not in edge_server(Settings(), 0, "plain")
+
+
 def test_there_is_room_for_edges_that_are_added_as_far_as_there_are_files() -> None:
     ours = with_edges(2, edge_connections=1000)
     assert most_connections(ours, 1_000_000) == connections(with_edges(4, edge_connections=1000))
