@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 
 class FleetcastError(Exception):
@@ -18,11 +18,13 @@ class NotReady(Unusable):
 
 
 class Refuse(FleetcastError):
-    """A request that will not be served: answer `status` (4xx or 503) with this text, store nothing."""
+    """A request that will not be served: answer `status` (4xx or 503) with this text and headers, store nothing."""
 
-    def __init__(self, status: int, title: str, detail: str = "") -> None:
+    def __init__(
+        self, status: int, title: str, detail: str = "", headers: Mapping[str, str] | None = None
+    ) -> None:
         super().__init__(f"{title}: {detail}" if detail else title)
-        self.status, self.title, self.detail = status, title, detail
+        self.status, self.title, self.detail, self.headers = status, title, detail, headers or {}
 
 
 class Reject(FleetcastError):

@@ -37,7 +37,7 @@ async def on_refuse(request: Request, error: Exception) -> Response:
     """Starlette's handler of Refuse."""
     assert isinstance(error, Refuse)
     headers = {"Retry-After": "1"} if error.status == 503 else {}
-    return problem(error.status, error.title, error.detail, headers)
+    return problem(error.status, error.title, error.detail, headers | dict(error.headers))
 
 
 async def on_http_exception(request: Request, error: Exception) -> Response:

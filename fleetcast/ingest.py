@@ -18,6 +18,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from fleetcast import metrics
+from fleetcast.admission import Admit
 from fleetcast.errors import Refuse, Reject, TooLarge, Unavailable
 from fleetcast.health import on_bug, on_http_exception, on_refuse
 from fleetcast.packet import ENCODINGS, FORMS, bound_size, decode
@@ -28,12 +29,14 @@ from fleetcast.subjects import is_vehicle
 log = structlog.get_logger()
 
 
-def application(queue: Queue, settings: Settings) -> Starlette:
-    """The ASGI application."""
+def application(queue: Queue, settings: Settings, admit: Admit | None = None) -> Starlette:
+    """The ASGI application. `admit` is asked before the body is read; without it everybody is welcome."""
 
     async def accept(request: Request) -> Response:
-        """identify, bound, check, store, 202."""
+        """identify, admit, bound, check, store, 202."""
         vehicle = _identify(request)
+        if admit is not None:
+            await admit(request, vehicle)
         form, encoding = _form(request), _encoding(request)
         body = await _bounded(request, settings.max_packet)
         try:

@@ -23,6 +23,15 @@ FIXED = frozenset(
     {
         "data",
         "host",
+        "vehicle_keys",
+        "vehicle_ca",
+        "vehicle_host",
+        "tls_cert",
+        "tls_key",
+        "nats_user",
+        "nats_password",
+        "nats_seed",
+        "nats_log",
         "front_port",
         "ingest_port",
         "origin_port",
@@ -146,7 +155,7 @@ class Layout:
         settings = self._settings
         ports = {
             "front_port": (settings.host, settings.front_port),
-            "ingest_port": (settings.host, settings.ingest_port),
+            "ingest_port": (settings.vehicle_host, settings.ingest_port),
             "inner_port": ("127.0.0.1", settings.inner_port),
             "haproxy_port": ("127.0.0.1", settings.haproxy_port),
         }

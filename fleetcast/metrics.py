@@ -9,6 +9,11 @@ from prometheus_client import Counter, Gauge, Histogram
 ACKED = Counter("fleetcast_acked_total", "Packets acknowledged, after the durable store")
 DUPLICATES = Counter("fleetcast_duplicates_total", "Packets acknowledged that had been stored before")
 REFUSED = Counter("fleetcast_refused_total", "Requests refused with a 4xx", ["status"])
+UNIDENTIFIED = Counter(
+    "fleetcast_unidentified_total",
+    "Vehicles turned away because they did not prove who they are, or are another",
+    ["door", "reason"],
+)
 UNAVAILABLE = Counter("fleetcast_unavailable_total", "Requests answered with 503")
 STORED_BYTES = Counter("fleetcast_stored_bytes_total", "Bytes of packets as stored")
 STORE_SECONDS = Histogram(

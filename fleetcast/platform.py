@@ -64,7 +64,8 @@ class Platform:
     @property
     def ingest_url(self) -> str:
         """Where vehicles send."""
-        return f"http://{self.settings.host}:{self.settings.ingest_port}"
+        scheme, host = ("https" if self.settings.tls_cert else "http"), self.settings.vehicle_host
+        return f"{scheme}://{'127.0.0.1' if host == '0.0.0.0' else host}:{self.settings.ingest_port}"
 
     @property
     def admin_ports(self) -> dict[str, int]:

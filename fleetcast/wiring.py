@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import ssl
 import sys
 from collections.abc import Callable, Coroutine, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -18,7 +19,8 @@ import structlog
 import uvicorn
 from starlette.types import ASGIApp
 
-from fleetcast import enrich, health, ingest, nats_explain, origin, pushpin
+from fleetcast import auth, enrich, health, ingest, nats_explain, origin, pushpin
+from fleetcast.admission import Admit, TlsProtocol, every, identified, tls_context
 from fleetcast.clock import Clock, SystemClock
 from fleetcast.consume import Consumer
 from fleetcast.edge import Edge
@@ -97,12 +99,17 @@ def configure_logging(settings: Settings, role: str) -> None:
 
 async def run_ingest(settings: Settings, seams: Seams = _AS_THEY_ARE) -> None:
     """The HTTP door for vehicles."""
+    who, tls = auth.identity(settings), tls_context(settings)
     connection = await _connected(settings, "ingest")
     queue = NatsQueue(connection, settings, seams.clock)
     checks = {"queue": partial(_stream_answers, connection)}
-    app = ingest.application(seams.queue(queue), settings)
-    log.info("no credentials are configured: open for development, on loopback only", host=settings.host)
-    await _serve(settings, "ingest", checks, app, settings.host, settings.ingest_port)
+    admits: list[Admit] = []
+    if who is not None:
+        admits.append(identified(who))
+    else:
+        log.info("no credentials are configured: open for development, on loopback only")
+    app = ingest.application(seams.queue(queue), settings, every(*admits))
+    await _serve(settings, "ingest", checks, app, settings.vehicle_host, settings.ingest_port, tls)
     await connection.close()
 
 
@@ -179,12 +186,14 @@ class _Server(uvicorn.Server):
         yield
 
 
-def _server(app: ASGIApp, host: str, port: int) -> _Server:
+def _server(app: ASGIApp, host: str, port: int, tls: ssl.SSLContext | None = None) -> _Server:
     return _Server(
         uvicorn.Config(
             app,
             host=host,
             port=port,
+            http="auto" if tls is None else TlsProtocol,
+            ssl_context_factory=None if tls is None else lambda *_: tls,
             log_config=None,
             access_log=False,
             lifespan="off",
@@ -204,13 +213,14 @@ async def _serve(
     app: ASGIApp | None = None,
     host: str = "127.0.0.1",
     port: int = 0,
+    tls: ssl.SSLContext | None = None,
     life: Callable[[], Coroutine[None, None, None]] | None = None,
     finish: Callable[[], None] | None = None,
 ) -> None:
     """Serves the application and the admin port, and lives `life`, until SIGTERM or SIGINT; then calls `finish`."""
     servers = [_server(health.health(role, checks), "127.0.0.1", settings.admin_port)]
     if app is not None:
-        servers.append(_server(app, host, port))
+        servers.append(_server(app, host, port, tls))
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
