@@ -34,6 +34,7 @@ FIXED = frozenset(
         "nats_log",
         "front_port",
         "ingest_port",
+        "mqtt_port",
         "origin_port",
         "admin_port",
         "inner_port",
@@ -159,6 +160,8 @@ class Layout:
             "inner_port": ("127.0.0.1", settings.inner_port),
             "haproxy_port": ("127.0.0.1", settings.haproxy_port),
         }
+        if settings.mqtt_port:
+            ports["mqtt_port"] = (settings.vehicle_host, settings.mqtt_port)
         if len(own := natsserver.addresses(settings)) == 1:
             ports["nats"] = own[0]
         for name in self.named("ingest", "consume", "origin"):
