@@ -14,6 +14,16 @@ UNIDENTIFIED = Counter(
     "Vehicles turned away because they did not prove who they are, or are another",
     ["door", "reason"],
 )
+MQTT_CONNECTIONS = Gauge("fleetcast_mqtt_connections", "Vehicles connected by MQTT, with identity")
+MQTT_FORBIDDEN = Counter(
+    "fleetcast_mqtt_forbidden_total",
+    "Publishes to what is not the vehicle's own: nats-server acknowledges and drops them",
+)
+MQTT_CLOSED = Counter(
+    "fleetcast_mqtt_closed_total",
+    "Connections of vehicles that ingest had closed: forbidden, budget, unwelcome (the registry)",
+    ["reason"],
+)
 UNAVAILABLE = Counter("fleetcast_unavailable_total", "Requests answered with 503")
 STORED_BYTES = Counter("fleetcast_stored_bytes_total", "Bytes of packets as stored")
 STORE_SECONDS = Histogram(

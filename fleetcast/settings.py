@@ -136,6 +136,11 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     max_state: Annotated[int, msgspec.Meta(ge=1024, le=8_000_000)] = 4_000_000
     """A state's and an update's size as JSON; a packet that would exceed it goes to REJECTED."""
 
+    packets_per_minute: Annotated[int, msgspec.Meta(ge=0, le=10**9)] = 1_200
+    """What a vehicle may send by HTTP to one ingest process, a minute's worth at once; then 429. 0: no limit."""
+    bytes_per_minute: Annotated[int, msgspec.Meta(ge=0, le=10**15)] = 1_500_000_000
+    """The same in bytes of packets, as sent. 0: no limit, else at least `max_packet`."""
+
     # The edge
     window: Seconds = 600.0
     """How long an update can be replayed to a phone that comes back."""
@@ -168,6 +173,16 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def identity(self) -> bool:
         """Whether vehicles must prove who they are."""
         return bool(self.vehicle_keys or self.vehicle_ca)
+
+    @property
+    def mqtt_identity(self) -> bool:
+        """Whether nats-server asks ingest who may connect by MQTT, and knows our own processes by a password."""
+        return self.identity and self.mqtt_port > 0
+
+    @property
+    def mqtt_certificates(self) -> bool:
+        """Whether the MQTT door demands a certificate of each vehicle: nats-server can demand one, or not ask for it."""
+        return bool(self.vehicle_ca) and not self.vehicle_keys
 
     def checked(self) -> Settings:
         """Itself, if what goes together goes together. Raises Unusable."""

@@ -10,16 +10,17 @@ import asyncio
 import signal
 import ssl
 import sys
-from collections.abc import Callable, Coroutine, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager, suppress
 from functools import partial
+from pathlib import Path
 from typing import TextIO, cast
 
 import structlog
 import uvicorn
 from starlette.types import ASGIApp
 
-from fleetcast import auth, enrich, health, ingest, nats_explain, origin, pushpin
+from fleetcast import auth, enrich, health, ingest, nats_explain, natsserver, origin, pushpin
 from fleetcast.admission import Admit, TlsProtocol, every, identified, tls_context
 from fleetcast.clock import Clock, SystemClock
 from fleetcast.consume import Consumer
@@ -27,8 +28,11 @@ from fleetcast.edge import Edge
 from fleetcast.errors import Unusable
 from fleetcast.jetstream import Connection, connect, provisioned, takes_packets
 from fleetcast.live import Live
+from fleetcast.mqtt import Doorkeeper, Meter
+from fleetcast.nats_callout import Callout, Welcome
 from fleetcast.nats_live import NatsLive
 from fleetcast.nats_queue import NatsQueue
+from fleetcast.nats_system import System
 from fleetcast.queue import Queue
 from fleetcast.settings import Settings
 
@@ -108,8 +112,37 @@ async def run_ingest(settings: Settings, seams: Seams = _AS_THEY_ARE) -> None:
     else:
         log.info("no credentials are configured: open for development, on loopback only")
     app = ingest.application(seams.queue(queue), settings, every(*admits))
-    await _serve(settings, "ingest", checks, app, settings.vehicle_host, settings.ingest_port, tls)
+    welcomes: list[Welcome] = []
+    async with _mqtt_door(settings, connection, who, welcomes) as keeper:
+        serve = partial(
+            _serve, settings, "ingest", checks, app, settings.vehicle_host, settings.ingest_port, tls
+        )
+        await (serve() if keeper is None else serve(life=keeper.run, finish=keeper.stop))
     await connection.close()
+
+
+@asynccontextmanager
+async def _mqtt_door(
+    settings: Settings, connection: Connection, who: auth.Identity | None, welcomes: Sequence[Welcome]
+) -> AsyncIterator[Doorkeeper | None]:
+    """Answers nats-server who may connect; nothing without identity. Raises Unusable."""
+    if who is None or not settings.mqtt_identity:
+        yield None
+        return
+    if not settings.nats_seed:
+        raise Unusable("nats_seed: missing; with it ingest signs who may connect by MQTT, and `up` makes one")
+    system = await connect(settings, "fleetcast-doorkeeper", natsserver.system_user(settings))
+    keeper = Doorkeeper(
+        System(system),
+        Meter(settings.packets_per_minute, settings.bytes_per_minute),
+        Path(settings.nats_log) if settings.nats_log else None,
+        welcomes,
+    )
+    try:
+        await Callout(connection, settings.nats_seed, who, [keeper.welcome, *welcomes]).start()
+        yield keeper
+    finally:
+        await system.close()
 
 
 async def run_origin(settings: Settings, seams: Seams = _AS_THEY_ARE) -> None:
