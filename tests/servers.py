@@ -197,10 +197,17 @@ def haproxy_server(
 
 
 @asynccontextmanager
-async def http_server(app: ASGIApp, port: int) -> AsyncIterator[uvicorn.Server]:
-    """The ASGI application on this port, in this process."""
+async def http_server(app: ASGIApp, port: int, **more: Any) -> AsyncIterator[uvicorn.Server]:
+    """The ASGI application on this port, in this process; `more` is uvicorn's."""
     config = uvicorn.Config(
-        app, "127.0.0.1", port, log_config=None, access_log=False, lifespan="off", timeout_graceful_shutdown=1
+        app,
+        "127.0.0.1",
+        port,
+        log_config=None,
+        access_log=False,
+        lifespan="off",
+        timeout_graceful_shutdown=1,
+        **more,
     )
     server = uvicorn.Server(config)
     task = asyncio.create_task(server._serve())
