@@ -128,7 +128,7 @@ async def publish(
     def wait() -> Literal["acknowledged", "closed", "silence"]:
         car = paho.Client(
             CallbackAPIVersion.VERSION2,
-            topic.split("/")[1],
+            "some-client",
             protocol=paho.MQTTv311,
             reconnect_on_failure=False,
         )
