@@ -33,6 +33,7 @@ LEEWAY = 5
 """Seconds by which a token may be early or late: clocks differ."""
 _LONGEST = 8_192
 _SECRET = 32
+_MOST_SEEN = 100_000  # tokens that were good, so that a signature is not verified anew for each packet
 _PEM = re.compile(rb"-----BEGIN ([A-Z0-9 ]+)-----.*?-----END \1-----", re.DOTALL)
 
 # What is said of a token that is not taken. Texts of our own: the library's repeat parts of the token.
@@ -80,6 +81,8 @@ class Identity:
     def __init__(self, keys: KeyFile | None, issuer: str = "", audience: str = "") -> None:
         self._keys = keys
         self._issuer, self._audience = issuer, audience
+        self._seen: dict[str, Proof] = {}
+        self._seen_by: tuple[Key, ...] = ()
 
     @property
     def takes_tokens(self) -> bool:
@@ -92,9 +95,20 @@ class Identity:
             raise Unproven("unexpected", "tokens are not taken here")
         if len(token) > _LONGEST:
             raise Unproven("malformed", f"the token is longer than {_LONGEST} characters")
-        keys = _candidates(self._keys.current(), token)
+        keys = self._keys.current()
+        if keys is not self._seen_by:
+            self._seen, self._seen_by = {}, keys
+        known = self._seen.get(token)
+        if known is None or known.until + LEEWAY <= time.time():
+            known = self._verified(token, keys)
+            if len(self._seen) >= _MOST_SEEN:
+                self._seen.clear()
+            self._seen[token] = known
+        return known
+
+    def _verified(self, token: str, keys: tuple[Key, ...]) -> Proof:
         failed: Unproven | None = None
-        for key in keys:
+        for key in _candidates(keys, token):
             try:
                 return self._read(token, key)
             except Unproven as why:

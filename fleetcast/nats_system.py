@@ -97,7 +97,7 @@ class System:
         while more:
             more = False
             asked = {"auth": True, "limit": _PAGE, "offset": offset}
-            async for page in self._pages(asked):
+            for page in await self._pages(asked):
                 for one in _vehicles(page):
                     yield one
                 more = more or page.total > offset + _PAGE
@@ -105,7 +105,7 @@ class System:
 
     async def find(self, cid: int, address: str) -> Connected | None:
         """The one with this number from this host:port, on whichever server; None if it is gone. Raises Unavailable."""
-        async for page in self._pages({"auth": True, "cid": cid}):
+        for page in await self._pages({"auth": True, "cid": cid}):
             for one in _vehicles(page):
                 if one.address == address:
                     return one
@@ -135,32 +135,29 @@ class System:
 
         await self._connection.client.subscribe("$SYS.ACCOUNT.*.DISCONNECT", cb=ended)
 
-    async def _pages(self, asked: dict[str, Any]) -> AsyncIterator[_Page]:
+    async def _pages(self, asked: dict[str, Any]) -> list[_Page]:
         """Each server's answer, until none comes any more: how many servers there are is not known here."""
         client = self._connection.client
         if not client.is_connected:
             raise Unavailable("nats-server is away")
-        inbox = client.new_inbox()
-        answers = await client.subscribe(inbox)
+        inbox, pages, wait = client.new_inbox(), [], _FIRST
         try:
-            await client.publish("$SYS.REQ.SERVER.PING.CONNZ", msgspec.json.encode(asked), reply=inbox)
-            wait = _FIRST
-            while True:
-                try:
-                    message = await answers.next_msg(timeout=wait)
-                except (TimeoutError, nats.errors.TimeoutError):
-                    if wait == _FIRST:
-                        raise Unavailable("nats-server does not answer its system account") from None
-                    return
-                wait = _QUIET
-                page = _ANSWER.decode(message.data).data
-                if page is not None:
-                    yield page
+            answers = await client.subscribe(inbox)
+            try:
+                await client.publish("$SYS.REQ.SERVER.PING.CONNZ", msgspec.json.encode(asked), reply=inbox)
+                while True:
+                    page = _ANSWER.decode((await answers.next_msg(timeout=wait)).data).data
+                    pages += [] if page is None else [page]
+                    wait = _QUIET
+            except (TimeoutError, nats.errors.TimeoutError):
+                pass
+            finally:
+                await answers.unsubscribe()
         except (nats.errors.Error, OSError) as error:
             raise Unavailable(str(error)) from None
-        finally:
-            if not client.is_closed:
-                await answers.unsubscribe()
+        if wait == _FIRST:
+            raise Unavailable("nats-server does not answer its system account")
+        return pages
 
 
 def _vehicles(page: _Page) -> list[Connected]:

@@ -134,6 +134,23 @@ def test_clocks_may_differ_a_little(made: Made) -> None:
     assert who.by_token(token(nbf=now + 2, iat=now + 2)).vehicle == "car-1"
 
 
+def test_a_token_that_was_good_ends_all_the_same(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
+    who, now = made(public(EC)), int(time.time())
+    shown = token(exp=now + 30)
+    for _ in range(2):
+        assert who.by_token(shown) == Proof("car-1", now + 30)
+    later = dt.datetime.fromtimestamp(now + 30 + LEEWAY + 1, dt.UTC)
+
+    class Later(dt.datetime):
+        @classmethod
+        def now(cls, tz: Any = None) -> Any:
+            return later
+
+    monkeypatch.setattr("fleetcast.auth.time.time", later.timestamp)
+    monkeypatch.setattr("jwt.api_jwt.datetime", Later)
+    refused(who, shown, "expired")
+
+
 def test_issuer_and_audience_count_if_they_are_set(made: Made) -> None:
     who = made(public(EC), issuer="us", audience="fleet")
     assert who.by_token(token(iss="us", aud=["fleet", "other"])).vehicle == "car-1"
