@@ -166,6 +166,7 @@ class NatsQueue:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         left = {number: await self._drop(number) for number in list(self._partitions)}
+        metrics.PARTITIONS.set(0)
         # With a server that hangs this must not take longer than whoever stops us waits.
         with suppress(Unavailable, ApiError, TimeoutError):
             async with asyncio.timeout(_LEAVE):

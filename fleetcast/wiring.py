@@ -19,7 +19,7 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from fleetcast import enrich, health, ingest, nats_explain, origin, pushpin
-from fleetcast.clock import Clock, SystemClock
+from fleetcast.clock import Clock, SystemClock, rfc3339
 from fleetcast.consume import Consumer
 from fleetcast.edge import Edge
 from fleetcast.errors import Unavailable, Unusable
@@ -30,6 +30,7 @@ from fleetcast.nats_queue import NatsQueue
 from fleetcast.queue import Queue
 from fleetcast.settings import Settings
 from fleetcast.subjects import PACKETS
+from fleetcast.tally import Tallies
 
 log = structlog.get_logger()
 
@@ -100,7 +101,9 @@ async def run_ingest(settings: Settings, seams: Seams = _AS_THEY_ARE) -> None:
     connection = await _connected(settings, "ingest")
     queue = NatsQueue(connection, settings, seams.clock)
     checks = {"queue": partial(_stream_answers, connection)}
-    app = ingest.application(seams.queue(queue), settings)
+    tallies = Tallies(settings.state_cache, rfc3339(seams.clock.now()))
+    app = ingest.application(seams.queue(queue), settings, tallies)
+    await nats_explain.answer(connection, lambda vehicle: None, tallies)
     log.info("no credentials are configured: open for development, on loopback only", host=settings.host)
     await _serve(settings, "ingest", checks, app, settings.host, settings.ingest_port)
     await connection.close()
@@ -137,20 +140,27 @@ async def run_consume(settings: Settings, seams: Seams = _AS_THEY_ARE) -> None:
     live = NatsLive(connection, settings)
     edge: Edge = pushpin.ZmqEdge(settings) if settings.publish == "zmq" else pushpin.HttpEdge(settings)
     consumer = Consumer(seams.queue(queue), seams.live(live), seams.edge(edge), enrichers, settings, clock)
+
+    async def settled() -> None:
+        await consumer.well()  # else it would say that it is taking partitions over
+        await queue.settled()
+
     checks: dict[str, health.Check] = {
         "queue": partial(_stream_answers, connection),
         "live": live.epoch,
-        "partitions": queue.settled,
+        "consumption": settled,
     }
 
     async def life() -> None:
         await edge.ready()
-        await nats_explain.answer(connection, consumer.traces.get)
+        await nats_explain.answer(connection, consumer.traces.get, consumer.tallies)
         await queue.join()
         try:
             await consumer.run()
         finally:
             await queue.leave()
+        # One that stopped by itself stays, to say so: started again it would go on rejecting.
+        await consumer.stopped()
 
     try:
         await _serve(settings, "consume", checks, life=life, finish=consumer.stop)

@@ -96,7 +96,9 @@ class Queue:
         position = len(self.log) + 1
         number = partition(vehicle, PARTITIONS)
         self.log.append(
-            Delivery(vehicle, number, "stream", position, 1000.0 + position, JSON, "identity", body, None)
+            Delivery(
+                vehicle, number, "stream", position, 1_795_428_000.0 + position, JSON, "identity", body, None
+            )
         )
         return self.log[-1]
 
