@@ -195,7 +195,6 @@ class Consumer:
             await self._publish_latest(folded.redelivered - folded.updates.keys())
             await self._queue.ack(batch)
             self._count(batch, folded)
-            self._watch.handled(folded.handled)
             self._note(batch, folded, handled, committed)
         except Refused as why:
             await self._isolate(batch, why)
@@ -273,6 +272,7 @@ class Consumer:
             )
 
     def _count(self, batch: Sequence[Delivery], folded: _Folded) -> None:
+        self._watch.handled(folded.handled)
         applied = sum(len(updates) for updates in folded.updates.values())
         metrics.APPLIED.inc(applied)
         metrics.REPEATED.inc(len(batch) - applied - len(folded.rejected))
