@@ -212,8 +212,9 @@ class Consumer:
                 packet = decode(delivery.body, delivery.form, delivery.encoding, self._settings.max_packet)
                 if packet.vehicle != delivery.vehicle:
                     raise Reject(f"says it is of vehicle {packet.vehicle}")
+                received = delivery.stored if delivery.received is None else delivery.received
                 ahead, behind = self._settings.clock_ahead, self._settings.clock_behind
-                timed = believed(packet, delivery.stored, ahead, behind)
+                timed = believed(packet, received, ahead, behind)
                 stored_at = rfc3339(delivery.stored)
                 after = apply(
                     before, timed, delivery.incarnation, delivery.position, stored_at, self._enrichers

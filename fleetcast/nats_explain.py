@@ -73,17 +73,19 @@ def together(found: Iterable[Told]) -> Told:
 
 async def waiting(connection: Connection, vehicle: str, partitions: int) -> int:
     """How many packets of the vehicle are in the queue. Raises Unavailable."""
-    return await _count(connection, PACKETS, queued_subject(partition(vehicle, partitions), vehicle))
+    subject = queued_subject(partition(vehicle, partitions), vehicle)
+    try:
+        info = await connection.api(f"STREAM.INFO.{PACKETS}", {"subjects_filter": subject})
+    except ApiError as error:
+        raise Unavailable(f"stream {PACKETS}: {error}") from error
+    return int((info["state"].get("subjects") or {}).get(subject, 0))
 
 
 async def rejected(connection: Connection, vehicle: str, partitions: int) -> int:
     """How many packets of the vehicle are in REJECTED. Raises Unavailable."""
-    return await _count(connection, REJECTED, rejected_subject(partition(vehicle, partitions), vehicle))
-
-
-async def _count(connection: Connection, stream: str, subject: str) -> int:
+    subject = rejected_subject(partition(vehicle, partitions), vehicle)
     try:
-        info = await connection.api(f"STREAM.INFO.{stream}", {"subjects_filter": subject})
+        info = await connection.api(f"STREAM.INFO.{REJECTED}", {"subjects_filter": subject})
     except ApiError as error:
-        raise Unavailable(f"stream {stream}: {error}") from error
+        raise Unavailable(f"stream {REJECTED}: {error}") from error
     return int((info["state"].get("subjects") or {}).get(subject, 0))

@@ -140,15 +140,11 @@ async def run_consume(settings: Settings, seams: Seams = _AS_THEY_ARE) -> None:
     live = NatsLive(connection, settings)
     edge: Edge = pushpin.ZmqEdge(settings) if settings.publish == "zmq" else pushpin.HttpEdge(settings)
     consumer = Consumer(seams.queue(queue), seams.live(live), seams.edge(edge), enrichers, settings, clock)
-
-    async def settled() -> None:
-        await consumer.well()  # else it would say that it is taking partitions over
-        await queue.settled()
-
     checks: dict[str, health.Check] = {
+        "consumption": consumer.well,
         "queue": partial(_stream_answers, connection),
         "live": live.epoch,
-        "consumption": settled,
+        "partitions": queue.settled,
     }
 
     async def life() -> None:

@@ -547,6 +547,19 @@ async def test_a_redelivery_of_a_wrong_clock_comes_to_the_same(world: World) -> 
     assert world.live.held("a").state.signals["n"] == Signal(1, rfc3339(NOW + 1), skewed=True)
 
 
+async def test_a_packet_put_again_is_judged_by_when_it_first_came(world: World) -> None:
+    """However long it lay in REJECTED: its clock was right then."""
+    delivery = world.queue.add("a", body("a", 1))
+    month = 30 * 86400
+    world.queue.log[0] = msgspec.structs.replace(
+        delivery, stored=delivery.stored + month, received=delivery.stored
+    )
+    await world.work()
+    state = world.live.held("a").state
+    assert state.signals["n"] == Signal(1, "2026-11-23T10:00:01.000Z")
+    assert state.updated_at == rfc3339(NOW + 1 + month)
+
+
 async def test_tolerances_are_settings(world: World) -> None:
     world.settings = msgspec.structs.replace(SETTINGS, clock_ahead=1.5, clock_behind=60.0)
     for seq, sent_at in enumerate(("09:58:00", "09:59:30", "10:00:04", "10:00:07"), 1):
