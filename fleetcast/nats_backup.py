@@ -18,7 +18,7 @@ import shutil
 import time
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import IO, Any, Literal
@@ -26,10 +26,9 @@ from typing import IO, Any, Literal
 import msgspec
 import nats.errors
 from nats.aio.msg import Msg
-from nats.aio.subscription import Subscription
 
 from fleetcast.clock import rfc3339
-from fleetcast.errors import FleetcastError, Unavailable, Unusable
+from fleetcast.errors import Unavailable, Unusable
 from fleetcast.jetstream import (
     EPOCH,
     LINEAGE,
@@ -48,6 +47,7 @@ from fleetcast.jetstream import (
     rejected_config,
     stream_info,
 )
+from fleetcast.nats_read import inbox, messages, next_of
 from fleetcast.settings import Settings
 from fleetcast.subjects import (
     LIVE,
@@ -66,11 +66,8 @@ Queue = Literal["restore", "keep", "empty"]
 MANIFEST = "manifest.json"
 _FORMAT = 1
 _CHUNK = 128 * 1024
-_PULL = 500
-_PULL_BYTES = 8_000_000
 _BATCH_MESSAGES = 500
 _BATCH_BYTES = 16_000_000
-_QUIET = 10.0
 _FORGET = 1.5
 """Seconds that LIVE is away at least: an origin asks for the epoch every second, so none serves the new one by the old."""
 
@@ -164,12 +161,12 @@ async def _snapshot(
     connection: Connection, stream: str, writer: _Writer
 ) -> tuple[dict[str, Any], dict[str, Any], int]:
     """JetStream's own; each chunk is answered, which is its flow control."""
-    async with _inbox(connection) as (inbox, chunks):
-        request = {"deliver_subject": inbox, "chunk_size": _CHUNK, "no_consumers": True}
+    async with inbox(connection) as (address, chunks):
+        request = {"deliver_subject": address, "chunk_size": _CHUNK, "no_consumers": True}
         answer = await connection.api(f"STREAM.SNAPSHOT.{stream}", request, timeout=30)
         due = 1
         while True:
-            message = await _next(chunks, stream)
+            message = await next_of(chunks, stream)
             if not message.data:
                 status = (message.headers or {}).get("Status", "204")
                 if status != "204":
@@ -186,7 +183,7 @@ async def _snapshot(
 async def _read_live(connection: Connection, writer: _Writer) -> tuple[int, int]:
     """Every message from the oldest on, until none is left; (vehicles, messages)."""
     count, vehicles, unfinished = 0, set[str](), set[str]()
-    async for message, pending in _messages(connection):
+    async for message, pending in messages(connection, LIVE):
         kind, vehicle = message.subject.split(".")[:2]
         # Of a commit the updates come first, then the state: at its end nothing is unfinished.
         (unfinished.discard if kind == "state" else unfinished.add)(vehicle)
@@ -203,41 +200,6 @@ async def _read_live(connection: Connection, writer: _Writer) -> tuple[int, int]
         writer.record(_Record(state_subject(vehicle), 0, base64.b64decode(answer["message"]["data"])))
         count += 1
     return len(vehicles | missing), count
-
-
-async def _messages(connection: Connection) -> AsyncIterator[tuple[Msg, int]]:
-    """Each message of LIVE in order, and how many are left after it."""
-    name = f"backup-{uuid.uuid4().hex}"
-    config = {"name": name, "ack_policy": "none", "mem_storage": True, "inactive_threshold": 60_000_000_000}
-    await connection.api(
-        f"CONSUMER.CREATE.{LIVE}.{name}", {"stream_name": LIVE, "config": config, "action": "create"}
-    )
-    try:
-        due, asked = 1, 0
-        async with _inbox(connection) as (inbox, answers):
-            request = {"batch": _PULL, "max_bytes": _PULL_BYTES, "no_wait": True}
-            while True:
-                if asked == 0:
-                    asked = _PULL
-                    subject = f"$JS.API.CONSUMER.MSG.NEXT.{LIVE}.{name}"
-                    await connection.client.publish(subject, msgspec.json.encode(request), reply=inbox)
-                message = await _next(answers, LIVE)
-                headers: dict[str, str] = message.headers or {}
-                if "Status" in headers and not message.reply:
-                    asked = 0
-                    if headers["Status"] == "404":  # nothing is left
-                        return
-                    if headers["Status"] == "503":
-                        raise Unavailable(f"stream {LIVE}: the reading was ended")
-                    continue
-                tokens = message.reply.split(".")
-                if int(tokens[-3]) != due:
-                    raise Unavailable(f"stream {LIVE}: message {due} was lost on its way")
-                due, asked = due + 1, asked - 1
-                yield message, int(tokens[-1])
-    finally:
-        with suppress(FleetcastError):
-            await connection.api(f"CONSUMER.DELETE.{LIVE}.{name}")
 
 
 def _record(message: Msg) -> _Record:
@@ -556,24 +518,3 @@ def _sync(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-# Messages
-
-
-@asynccontextmanager
-async def _inbox(connection: Connection) -> AsyncIterator[tuple[str, Subscription]]:
-    inbox = connection.client.new_inbox()
-    subscription = await connection.client.subscribe(inbox, pending_msgs_limit=-1, pending_bytes_limit=-1)
-    try:
-        yield inbox, subscription
-    finally:
-        with suppress(nats.errors.Error, OSError):
-            await subscription.unsubscribe()
-
-
-async def _next(subscription: Subscription, stream: str) -> Msg:
-    try:
-        return await subscription.next_msg(timeout=_QUIET)
-    except (nats.errors.Error, OSError, TimeoutError) as error:
-        raise Unavailable(f"stream {stream}: {type(error).__name__}") from error

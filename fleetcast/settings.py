@@ -100,6 +100,14 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     )
     """Business logic, in order: `module` (its `enrich`) or `module:function`."""
 
+    # The registry
+    registry: str = ""
+    """Where it is kept which vehicles there are: empty for the bucket VEHICLES in nats-server, or `module:function`, which
+    makes one from these settings."""
+    unknown_vehicles: Literal["", "welcome", "refuse"] = ""
+    """Whether a vehicle that is not in the registry may send. Empty: welcome as long as vehicles need not prove who they are
+    (open for development), refused otherwise. One that is disabled there is refused in any case."""
+
     # Limits
     max_packet: Annotated[int, msgspec.Meta(ge=1024, le=8_000_000)] = 1_048_576
     """A packet's size, as sent and when inflated."""

@@ -5,6 +5,7 @@ packets        $MQTT.msgs.vehicles.<vehicle>.packets -> ingest.<partition>.<vehi
 live state     state.<vehicle>, update.<vehicle>.<version>                             in stream LIVE
 commits        live.<epoch>.<either of these>: nobody listens there any more once a restore has renewed the epoch
 rejected       rejected.<partition>.<vehicle>                                          in stream REJECTED
+registry       $KV.VEHICLES.<vehicle>                                                  in stream KV_VEHICLES, a KV bucket
 channel        v/<vehicle>/<view>/   ends in a slash because ZeroMQ matches by prefix (v/1 would also pull v/10)
 control        ctl/<NN>/             every stream's second channel, without a chain, so that it can be closed
 """
@@ -17,6 +18,7 @@ import zlib
 PACKETS = "$MQTT_msgs"
 LIVE = "LIVE"
 REJECTED = "REJECTED"
+REGISTRY = "KV_VEHICLES"
 RESTORING = "RESTORING"
 """A stream that is there while a restore is under way, or after one that did not finish; it holds nothing."""
 PRIORITY_GROUP = "owner"
@@ -101,6 +103,11 @@ def commit_subject(epoch: str, subject: str) -> str:
 def rejected_subject(number: int, vehicle: str) -> str:
     """Where a packet that can never be applied goes."""
     return f"rejected.{number}.{vehicle}"
+
+
+def registry_subject(vehicle: str) -> str:
+    """Where the registry's entry of a vehicle is, as `nats kv get VEHICLES <vehicle>` finds it."""
+    return f"$KV.VEHICLES.{vehicle}"
 
 
 def channel(vehicle: str, view: str = ALL) -> str:

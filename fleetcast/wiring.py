@@ -24,10 +24,14 @@ from fleetcast.consume import Consumer
 from fleetcast.edge import Edge
 from fleetcast.errors import Unavailable, Unusable
 from fleetcast.jetstream import Connection, connect, provisioned
+from fleetcast.known import Known, refuses_unknown
 from fleetcast.live import Live
 from fleetcast.nats_live import NatsLive
 from fleetcast.nats_queue import NatsQueue
+from fleetcast.nats_registry import NatsRegistry
 from fleetcast.queue import Queue
+from fleetcast.registry import Registry
+from fleetcast.registry import load as load_registry
 from fleetcast.settings import Settings
 from fleetcast.subjects import PACKETS
 
@@ -100,7 +104,9 @@ async def run_ingest(settings: Settings, seams: Seams = _AS_THEY_ARE) -> None:
     connection = await _connected(settings, "ingest")
     queue = NatsQueue(connection, settings, seams.clock)
     checks = {"queue": partial(_stream_answers, connection)}
-    app = ingest.application(seams.queue(queue), settings)
+    registry = make_registry(connection, settings)
+    known = Known(registry, seams.clock, refuse_unknown=refuses_unknown(settings, identity=False))
+    app = ingest.application(seams.queue(queue), settings, known.admit)
     log.info("no credentials are configured: open for development, on loopback only", host=settings.host)
     await _serve(settings, "ingest", checks, app, settings.host, settings.ingest_port)
     await connection.close()
@@ -157,6 +163,13 @@ async def run_consume(settings: Settings, seams: Seams = _AS_THEY_ARE) -> None:
     finally:
         await edge.close()
         await connection.close()
+
+
+def make_registry(connection: Connection, settings: Settings) -> Registry:
+    """Ours, or the one that the settings name. Raises Unusable."""
+    if settings.registry:
+        return load_registry(settings.registry, settings)
+    return NatsRegistry(connection)
 
 
 async def _connected(settings: Settings, role: str) -> Connection:
