@@ -7,6 +7,7 @@ and by the sender's own (boot, seq) (for a packet that was sent again), so a pac
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Callable, Iterable, Mapping
 from types import MappingProxyType
 from typing import Any
@@ -40,6 +41,8 @@ class State(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     """The newest packet included, by its place in the queue; positions of another incarnation say nothing."""
     memory: dict[str, dict[str, Any]] = {}
     """What enrichers keep for themselves, by their names; never sent to phones."""
+    life: str = ""
+    """Drawn from the first packet's place in the queue: another one after the vehicle was forgotten. Part of event ids."""
 
     def value(self, path: str) -> Value | None:
         """The signal's value, or None if it was never seen."""
@@ -126,11 +129,17 @@ def apply(
         seen=seen,
         incarnation=incarnation,
         position=position,
+        life=state.life if state.version else _life(incarnation, position),
     )
     if newer:
         for named in enrichers:
             after = _enriched(named, after, packet)
     return after
+
+
+def _life(incarnation: str, position: int) -> str:
+    """No two packets are first at one place, so no two lives of a vehicle are alike (but for one chance in 4 billion)."""
+    return f"{zlib.crc32(f'{incarnation}/{position}'.encode()):08x}"
 
 
 def _enriched(named: Named, state: State, packet: Packet) -> State:
