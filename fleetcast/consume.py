@@ -96,6 +96,11 @@ class Consumer:
         """Ends `run` after the batch in hand."""
         self._stopping.set()
 
+    def forget(self, vehicle: str) -> None:
+        """The vehicle was erased from the streams: nothing of it is kept here either."""
+        self._held.pop(vehicle, None)
+        self.traces.forget(vehicle)
+
     async def _pause(self, failures: int) -> None:
         """Nothing after the first failure, then longer each time: a live state that is full stays so for a while."""
         if failures > 0:

@@ -87,7 +87,8 @@ class Origin:
         shown = found[: int(limit)]
         states = await asyncio.gather(*(self._live.latest(vehicle) for vehicle in shown))
         body = {
-            "vehicles": [_only(snapshot(held.state), wanted) for held in states],
+            # A version 0 is of one that was forgotten since the ids were read.
+            "vehicles": [_only(snapshot(held.state), wanted) for held in states if held.state.version],
             "next": shown[-1] if len(found) > len(shown) else None,
         }
         return Response(msgspec.json.encode(body), headers=_NO_STORE, media_type="application/json")

@@ -19,12 +19,15 @@ PACKETS = "$MQTT_msgs"
 LIVE = "LIVE"
 REJECTED = "REJECTED"
 REGISTRY = "KV_VEHICLES"
+RETAINED = "$MQTT_rmsgs"
+"""nats-server's own, if it has an MQTT door: the last message of each topic that was published to be retained."""
 RESTORING = "RESTORING"
 """A stream that is there while a restore is under way, or after one that did not finish; it holds nothing."""
 PRIORITY_GROUP = "owner"
 PARTITION_CONSUMERS = "consume-"
 MEMBERS = "fleetcast.members"
 EXPLAIN = "fleetcast.explain"
+FORGET = "fleetcast.forget"
 
 ALL = "all"
 """The view of all signals; the only one yet."""
@@ -108,6 +111,18 @@ def rejected_subject(number: int, vehicle: str) -> str:
 def registry_subject(vehicle: str) -> str:
     """Where the registry's entry of a vehicle is, as `nats kv get VEHICLES <vehicle>` finds it."""
     return f"$KV.VEHICLES.{vehicle}"
+
+
+def everything_of(vehicle: str) -> tuple[tuple[str, str, str], ...]:
+    """(what it is, stream, subjects) of all that streams hold of a vehicle, but for the registry's entry."""
+    return (
+        ("queue", PACKETS, f"ingest.*.{vehicle}"),
+        ("queue", PACKETS, f"ingest.*.{vehicle}.>"),
+        ("retained", RETAINED, f"$MQTT.rmsgs.vehicles.{vehicle}.>"),
+        ("state", LIVE, state_subject(vehicle)),
+        ("window", LIVE, update_subject(vehicle, "*")),
+        ("rejected", REJECTED, f"rejected.*.{vehicle}"),
+    )
 
 
 def channel(vehicle: str, view: str = ALL) -> str:

@@ -18,7 +18,7 @@ import structlog
 import uvicorn
 from starlette.types import ASGIApp
 
-from fleetcast import enrich, health, ingest, nats_explain, origin, pushpin
+from fleetcast import enrich, health, ingest, nats_explain, nats_forget, origin, pushpin
 from fleetcast.clock import Clock, SystemClock
 from fleetcast.consume import Consumer
 from fleetcast.edge import Edge
@@ -152,6 +152,7 @@ async def run_consume(settings: Settings, seams: Seams = _AS_THEY_ARE) -> None:
     async def life() -> None:
         await edge.ready()
         await nats_explain.answer(connection, consumer.traces.get)
+        await nats_forget.listen(connection, consumer.forget)
         await queue.join()
         try:
             await consumer.run()
