@@ -1,10 +1,10 @@
-"""Backup and restore of the three streams: to a folder while everything runs, and back, under a new epoch.
+"""Backup and restore of the four streams: to a folder while everything runs, and back, under a new epoch.
 
 The packets come first, then the live state, then what was rejected: so whatever was acknowledged before a backup began is in
 it at least once, and what is in it twice is known by its place in the queue. The packet stream and REJECTED are JetStream's
 own snapshots. LIVE is not: a snapshot of a stream that is written to meanwhile lacks every message that was replaced before
 the snapshot reached it, and so would lose whole vehicles. It is read from front to end, where a state that was replaced
-comes again later.
+comes again later. The registry changes seldom: it is snapshotted, and again if it changed meanwhile.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ from fleetcast.jetstream import (
     NAME_TAKEN,
     NO_ROOM,
     NOT_FOUND,
+    RESTORED,
     ApiError,
     Connection,
     epoch_of,
@@ -44,15 +45,18 @@ from fleetcast.jetstream import (
     make_streams,
     new_epoch,
     packets_config,
+    registry_config,
     rejected_config,
     stream_info,
 )
 from fleetcast.nats_read import inbox, messages, next_of
+from fleetcast.nats_registry import NatsRegistry
 from fleetcast.settings import Settings
 from fleetcast.subjects import (
     LIVE,
     PACKETS,
     PARTITION_CONSUMERS,
+    REGISTRY,
     REJECTED,
     RESTORING,
     commit_subject,
@@ -64,10 +68,13 @@ Progress = Callable[[str, int], None]
 Queue = Literal["restore", "keep", "empty"]
 
 MANIFEST = "manifest.json"
-_FORMAT = 1
+_FORMAT = 2
+_FORMATS = (1, 2)
+"""The first is without the registry: what there is of it stays when such a backup is restored."""
 _CHUNK = 128 * 1024
 _BATCH_MESSAGES = 500
 _BATCH_BYTES = 16_000_000
+_TIMES = 5
 _FORGET = 1.5
 """Seconds that LIVE is away at least: an origin asks for the epoch every second, so none serves the new one by the old."""
 
@@ -97,6 +104,10 @@ class Manifest(msgspec.Struct, frozen=True):
     lineage: Sequence[tuple[int, str]]
     vehicles: int
     streams: Sequence[Kept]
+
+    def has(self, stream: str) -> bool:
+        """Whether it holds this stream."""
+        return any(kept.stream == stream for kept in self.streams)
 
     def of(self, stream: str) -> Kept:
         """What it holds of this stream."""
@@ -131,6 +142,7 @@ async def backup(
             streams.append(writer.kept(config, {}, count))
         with _Writer(partial / "rejected.snapshot", REJECTED, progress) as writer:
             streams.append(writer.kept(*await _snapshot(connection, REJECTED, writer)))
+        streams.append(await _registry(connection, partial / "registry.snapshot", progress))
         if epoch_of(await connection.api(f"STREAM.INFO.{LIVE}")) != epoch:
             raise Unavailable("a restore came in between: begin again")
         if await _gone_from_rejected(connection) != gone:  # perhaps into the queue, after that was written
@@ -155,6 +167,17 @@ async def _gone_from_rejected(connection: Connection) -> int:
     """How many packets were ever replayed or dropped."""
     state = (await connection.api(f"STREAM.INFO.{REJECTED}"))["state"]
     return int(state["last_seq"]) - int(state["messages"])
+
+
+async def _registry(connection: Connection, path: Path, progress: Progress) -> Kept:
+    registry = NatsRegistry(connection)
+    for _ in range(_TIMES):
+        before = await registry.stamp()
+        with _Writer(path, REGISTRY, progress) as writer:
+            kept = writer.kept(*await _snapshot(connection, REGISTRY, writer))
+        if await registry.stamp() == before:
+            return kept
+    raise Unavailable("the registry changes all the time: begin again")
 
 
 async def _snapshot(
@@ -232,7 +255,7 @@ def read(folder: Path) -> Manifest:
         raise Unusable(f"{folder}: is no backup, there is no {MANIFEST}") from None
     except (OSError, msgspec.MsgspecError) as error:
         raise Unusable(f"{folder / MANIFEST}: {error}") from None
-    if manifest.format != _FORMAT:
+    if manifest.format not in _FORMATS:
         raise Unusable(f"{folder}: is a backup of format {manifest.format}, not {_FORMAT}")
     for kept in manifest.streams:
         try:
@@ -256,8 +279,9 @@ async def restore(
 ) -> str:
     """Puts a backup back, and returns the new epoch. Raises Unusable, Unavailable or ApiError.
 
-    `queue` says what becomes of the packet stream: `restore` it, and REJECTED with it; `keep` both as they are; or make the
-    packet stream anew and `empty`, with REJECTED kept. `replace`: what the streams hold now may be thrown away.
+    `queue` says what becomes of the packet stream: `restore` it, REJECTED and the registry with it; `keep` all three as they
+    are; or make the packet stream anew and `empty`, with the other two kept. `replace`: what the streams hold now may be
+    thrown away.
 
     Processes may run meanwhile. From the moment that LIVE is away they can commit nothing, and until its metadata has the
     new epoch, which is the last thing done to it, they serve nothing. One that starts waits for the end of this.
@@ -267,7 +291,8 @@ async def restore(
         raise Unusable(
             f"partitions: the backup has {manifest.partitions}, the settings say {settings.partitions}"
         )
-    going = {"restore": (LIVE, PACKETS, REJECTED), "keep": (LIVE,), "empty": (LIVE, PACKETS)}[queue]
+    everything = (LIVE, PACKETS, REJECTED, *((REGISTRY,) if manifest.has(REGISTRY) else ()))
+    going = {"restore": everything, "keep": (LIVE,), "empty": (LIVE, PACKETS)}[queue]
     if not replace:
         await _refuse_data(connection, going)
     if queue == "keep" and await stream_info(connection, PACKETS) is None:
@@ -359,6 +384,10 @@ async def _restore_queue(
         raise Unavailable(f"stream {PACKETS} ends at {info['state']['last_seq']}, not {last}: begin again")
     kept = manifest.of(REJECTED)
     await _upload(connection, kept, folder / kept.file, rejected_config(settings), progress)
+    if manifest.has(REGISTRY):
+        kept = manifest.of(REGISTRY)
+        config = registry_config(settings) | {"metadata": {RESTORED: secrets.token_hex(8)}}
+        await _upload(connection, kept, folder / kept.file, config, progress)
 
 
 async def _upload(
