@@ -18,6 +18,8 @@ from fleetcast.subjects import ENCODING, FORM, put_subject
 from tests.e2e.outside import Site, data, names, packet, site
 from tests.servers import short_folder, until
 
+POLL = 5
+
 
 class Operator:
     """Runs `fleetcast` with the platform's own settings."""
@@ -45,7 +47,7 @@ class Operator:
 
 @pytest.fixture(scope="module")
 async def operator() -> AsyncIterator[Operator]:
-    async with site(edges=1, consumers=2, origins=2) as here:
+    async with site(edges=1, consumers=2, origins=2, next_poll=POLL) as here:
         with short_folder() as folder:
             config = folder / "fleetcast.toml"
             config.write_text(dump(here.settings))
@@ -167,3 +169,57 @@ async def test_a_forgotten_vehicle_leaves_nothing_and_begins_anew_and_its_phones
 
 async def _sends(here: Site, vehicle: str, seq: int) -> bool:
     return await status_of(here, vehicle, seq) == 202
+
+
+async def test_a_phone_that_stays_on_a_forgotten_silent_vehicle_is_told_by_the_poll(
+    operator: Operator,
+) -> None:
+    here = operator.here
+    await here.send("silent", 1)
+    await here.reaches("silent", 1)
+    async with here.phone("silent") as phone:
+        assert (await phone.snapshot())["version"] == 1
+        old = phone.last_id
+        await operator.run("vehicles", "forget", "silent", "--yes")
+        reset, snapshot = await phone.take(2, POLL + 15 + 10)
+        assert names([reset, snapshot]) == ["reset", "snapshot"]
+        assert data(reset)["from"] == old
+        assert data(snapshot) == {"vehicle": "silent", "version": 0, "updated_at": "", "signals": {}}
+
+
+async def test_a_car_that_sends_all_the_while_is_refused_then_erased_then_begins_anew(
+    operator: Operator,
+) -> None:
+    """What is acknowledged after it was forgotten, and nothing else, is in the new life; once each, and in order."""
+    here, stop = operator.here, asyncio.Event()
+    statuses: list[int] = []
+
+    async def drive() -> None:
+        for seq in range(1, 1_000_000):
+            if stop.is_set():
+                return
+            statuses.append(await status_of(here, "busy", seq))
+            await asyncio.sleep(0.005)
+
+    driving = asyncio.create_task(drive())
+    try:
+        await until(lambda: len(statuses) > 50)
+        async with here.phone("busy") as phone:
+            await phone.snapshot()
+            forgetting = asyncio.create_task(operator.run("vehicles", "forget", "busy", "--yes"))
+            await until(lambda: 403 in statuses, "it is refused")
+            assert "busy: forgotten" in await forgetting
+            await until(lambda: statuses[-1] == 202, "it is welcome again", HOLDS)
+            due = len(statuses) + 50
+            await until(lambda: len(statuses) > due)
+            stop.set()
+            await driving
+            assert set(statuses) == {202, 403}
+            anew = statuses[len(statuses) - statuses[::-1].index(403) :]
+            shown = await here.reaches("busy", len(anew))
+            await until(lambda: phone.view() == shown, "the phone shows the new life", POLL + 15 + 10)
+        assert names(phone.events).count("reset") == 1
+    finally:
+        stop.set()
+        driving.cancel()
+        await asyncio.gather(driving, return_exceptions=True)
