@@ -8,6 +8,7 @@ only the head is inflated. 503 means: keep the packet, try again.
 from __future__ import annotations
 
 import time
+from collections.abc import Awaitable, Callable
 
 import msgspec
 import structlog
@@ -28,13 +29,20 @@ from fleetcast.tally import Tallies
 
 log = structlog.get_logger()
 
+Admit = Callable[[Request, str], Awaitable[None]]
+"""Whether this request may send packets of this vehicle: returns, or raises Refuse."""
 
-def application(queue: Queue, settings: Settings, tallies: Tallies | None = None) -> Starlette:
-    """The ASGI application. `tallies` counts each vehicle's duplicates."""
+
+def application(
+    queue: Queue, settings: Settings, admit: Admit | None = None, tallies: Tallies | None = None
+) -> Starlette:
+    """The ASGI application. `admit` is asked before a body is read; `tallies` counts each vehicle's duplicates."""
 
     async def accept(request: Request) -> Response:
         """identify, bound, check, store, 202."""
         vehicle = _identify(request)
+        if admit is not None:
+            await admit(request, vehicle)
         form, encoding = _form(request), _encoding(request)
         body = await _bounded(request, settings.max_packet)
         try:

@@ -113,6 +113,13 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     in REJECTED then, all others still in the queue. 0: it never stops."""
     poison_vehicles: Count = 10
     """It stops only if the rejected ones are from at least so many vehicles."""
+    # The registry
+    registry: str = ""
+    """Where it is kept which vehicles there are: empty for the bucket VEHICLES in nats-server, or `module:function`, which
+    makes one from these settings."""
+    unknown_vehicles: Literal["", "welcome", "refuse"] = ""
+    """Whether a vehicle that is not in the registry may send. Empty: welcome as long as vehicles need not prove who they are
+    (open for development), refused otherwise. One that is disabled there is refused in any case."""
 
     # Limits
     max_packet: Annotated[int, msgspec.Meta(ge=1024, le=8_000_000)] = 1_048_576

@@ -15,10 +15,11 @@ import pytest
 from backports import zstd
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from starlette.requests import Request
 from starlette.types import Message
 
-from fleetcast.errors import Unavailable
-from fleetcast.ingest import application
+from fleetcast.errors import Refuse, Unavailable
+from fleetcast.ingest import Admit, application
 from fleetcast.packet import ENCODINGS, FORMS, JSON, NDJSON
 from fleetcast.queue import Stored
 from fleetcast.settings import Settings
@@ -50,8 +51,11 @@ class Queue:
 
 
 @asynccontextmanager
-async def ingest(queue: Queue, **changes: Any) -> AsyncIterator[httpx2.AsyncClient]:
-    transport = httpx2.ASGITransport(app=application(queue, Settings(**changes)), raise_app_exceptions=False)  # type: ignore[arg-type] # only put is asked
+async def ingest(
+    queue: Queue, admit: Admit | None = None, **changes: Any
+) -> AsyncIterator[httpx2.AsyncClient]:
+    app = application(queue, Settings(**changes), admit)  # type: ignore[arg-type] # only put is asked
+    transport = httpx2.ASGITransport(app=app, raise_app_exceptions=False)
     async with httpx2.AsyncClient(transport=transport, base_url="http://ingest") as client:
         yield client
 
@@ -117,7 +121,7 @@ async def test_is_stored_as_it_was_sent(
 
 async def test_duplicates_are_counted_for_their_vehicle(queue: Queue) -> None:
     tallies = Tallies(10)
-    transport = httpx2.ASGITransport(app=application(queue, Settings(), tallies))  # type: ignore[arg-type] # only put is asked
+    transport = httpx2.ASGITransport(app=application(queue, Settings(), tallies=tallies))  # type: ignore[arg-type] # only put is asked
     async with httpx2.AsyncClient(transport=transport, base_url="http://ingest") as client:
         for seq in (1, 1, 2, 1):
             assert (await post(client, a_packet(seq=seq))).status_code == 202
@@ -376,3 +380,22 @@ async def test_a_bug_is_a_problem_that_tells_nothing(client: httpx2.AsyncClient,
     answer = await post(client, a_packet())
     is_problem(answer, 500)
     assert "secret" not in answer.text
+
+
+# Who may send
+
+
+async def test_who_is_not_admitted_is_told_so_before_the_packet_is_read(queue: Queue) -> None:
+    asked: list[tuple[str, str]] = []
+
+    async def admit(request: Request, vehicle: str) -> None:
+        asked.append((request.url.path, vehicle))
+        if vehicle != "car-1":
+            raise Refuse(403, "Vehicle disabled", f"{vehicle} is disabled in the registry")
+
+    async with ingest(queue, admit) as client:
+        assert (await post(client, a_packet())).status_code == 202
+        is_problem(await post(client, b"no packet at all", "car-2"), 403, "car-2 is disabled")
+        is_problem(await post(client, a_packet(), "car 3"), 400)
+    assert asked == [("/v1/vehicles/car-1/packets", "car-1"), ("/v1/vehicles/car-2/packets", "car-2")]
+    assert [vehicle for vehicle, *_ in queue.stored] == ["car-1"]

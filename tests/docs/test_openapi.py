@@ -20,10 +20,13 @@ from hypothesis import strategies as st
 from starlette.types import ASGIApp
 
 from fleetcast import ingest, origin
+from fleetcast.clock import SystemClock
 from fleetcast.errors import Unavailable
+from fleetcast.known import Known
 from fleetcast.live import Change, Held
 from fleetcast.packet import Signal
 from fleetcast.queue import Stored
+from fleetcast.registry import Vehicle
 from fleetcast.settings import Settings
 from fleetcast.sse import Event, Parser
 from fleetcast.state import State
@@ -275,8 +278,20 @@ class Lives:
             raise Unavailable("no answer")
 
 
-def ingesting() -> ASGIApp:
-    return ingest.application(Puts(), Settings(max_packet=LIMIT))  # type: ignore[arg-type] # only put is asked
+def ingesting(admit: ingest.Admit | None = None) -> ASGIApp:
+    return ingest.application(Puts(), Settings(max_packet=LIMIT), admit)  # type: ignore[arg-type] # only put is asked
+
+
+class Registered:
+    """A registry of one vehicle, which is disabled; `away` is not."""
+
+    async def get(self, vehicle: str) -> Vehicle | None:
+        if vehicle == "away":
+            raise Unavailable("away")
+        return Vehicle(vehicle, enabled=False) if vehicle == "my-car" else None
+
+    async def stamp(self) -> str:
+        return "s"
 
 
 def serving(down: bool = False, signed: bool = True) -> ASGIApp:
@@ -365,6 +380,17 @@ def test_ingest_answers_as_documented(data: st.DataObject) -> None:
     answer = ask(ingesting(), method, url, content=body, headers=headers)
     as_documented("sendPacket", answer)
     assert answer.status_code < 500 or (answer.status_code == 503 and vehicle.startswith("down"))
+
+
+@pytest.mark.parametrize(("vehicle", "status"), [("my-car", 403), ("your-car", 403), ("away", 503)])
+def test_a_vehicle_that_may_not_send_is_answered_as_documented(vehicle: str, status: int) -> None:
+    known = Known(Registered(), SystemClock(), refuse_unknown=True)  # type: ignore[arg-type] # no more is asked
+    answer = ask(ingesting(known.admit), "POST", f"/v1/vehicles/{vehicle}/packets", content=b"{}")
+    as_documented("sendPacket", answer)
+    assert answer.status_code == status
+    documented = OPERATIONS["sendPacket"][2]["responses"][str(status)]["content"]["application/problem+json"]
+    if vehicle == "my-car":
+        assert answer.json() == documented["examples"]["disabled"]["value"]
 
 
 @settings(max_examples=250)
