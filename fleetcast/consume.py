@@ -19,11 +19,11 @@ import structlog
 
 from fleetcast import metrics, sse
 from fleetcast.clock import Clock, rfc3339
+from fleetcast.decode import Decoders
 from fleetcast.edge import Edge, Item
 from fleetcast.errors import Recover, Reject, Unavailable
 from fleetcast.explain import Trace, Traces
 from fleetcast.live import Change, Fenced, Held, Live, Refused
-from fleetcast.packet import decode
 from fleetcast.queue import Delivery, Queue
 from fleetcast.resume import event_id
 from fleetcast.settings import Settings
@@ -58,6 +58,7 @@ class Consumer:
         live: Live,
         edge: Edge,
         enrichers: Sequence[Named],
+        decoders: Decoders,
         settings: Settings,
         clock: Clock,
     ) -> None:
@@ -65,6 +66,7 @@ class Consumer:
         self._live = live
         self._edge = edge
         self._enrichers = enrichers
+        self._decode = decoders.decode
         self._settings = settings
         self._clock = clock
         self._held: OrderedDict[str, Held] = OrderedDict()
@@ -150,7 +152,9 @@ class Consumer:
                 folded.redelivered.add(delivery.vehicle)
                 continue
             try:
-                packet = decode(delivery.body, delivery.form, delivery.encoding, self._settings.max_packet)
+                packet = self._decode(
+                    delivery.body, delivery.form, delivery.encoding, self._settings.max_packet
+                )
                 if packet.vehicle != delivery.vehicle:
                     raise Reject(f"says it is of vehicle {packet.vehicle}")
                 stored_at = rfc3339(delivery.stored)

@@ -18,7 +18,7 @@ import structlog
 import uvicorn
 from starlette.types import ASGIApp
 
-from fleetcast import enrich, health, ingest, nats_explain, origin, pushpin
+from fleetcast import decode, enrich, health, ingest, nats_explain, origin, pushpin
 from fleetcast.clock import Clock, SystemClock
 from fleetcast.consume import Consumer
 from fleetcast.edge import Edge
@@ -100,7 +100,7 @@ async def run_ingest(settings: Settings, seams: Seams = _AS_THEY_ARE) -> None:
     connection = await _connected(settings, "ingest")
     queue = NatsQueue(connection, settings, seams.clock)
     checks = {"queue": partial(_stream_answers, connection)}
-    app = ingest.application(seams.queue(queue), settings)
+    app = ingest.application(seams.queue(queue), settings, seams.clock)
     log.info("no credentials are configured: open for development, on loopback only", host=settings.host)
     await _serve(settings, "ingest", checks, app, settings.host, settings.ingest_port)
     await connection.close()
@@ -130,13 +130,15 @@ async def run_origin(settings: Settings, seams: Seams = _AS_THEY_ARE) -> None:
 
 async def run_consume(settings: Settings, seams: Seams = _AS_THEY_ARE) -> None:
     """The streaming consumer."""
-    enrichers = enrich.load(settings.enrichers)
+    enrichers, decoders = enrich.load(settings.enrichers), decode.load(settings.decoders)
     clock = seams.clock
     connection = await _connected(settings, "consume")
     queue = NatsQueue(connection, settings, clock)
     live = NatsLive(connection, settings)
     edge: Edge = pushpin.ZmqEdge(settings) if settings.publish == "zmq" else pushpin.HttpEdge(settings)
-    consumer = Consumer(seams.queue(queue), seams.live(live), seams.edge(edge), enrichers, settings, clock)
+    consumer = Consumer(
+        seams.queue(queue), seams.live(live), seams.edge(edge), enrichers, decoders, settings, clock
+    )
     checks: dict[str, health.Check] = {
         "queue": partial(_stream_answers, connection),
         "live": live.epoch,

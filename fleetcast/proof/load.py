@@ -11,7 +11,7 @@ import random
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 
-from fleetcast import enrich
+from fleetcast import decode, enrich
 from fleetcast.clock import SystemClock
 from fleetcast.consume import Consumer
 from fleetcast.edge import Item
@@ -91,6 +91,7 @@ class Load:
             self._live,
             _NoEdge(),
             enrich.load(settings.enrichers),
+            decode.load(settings.decoders),
             settings,
             SystemClock(),
         )

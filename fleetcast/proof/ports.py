@@ -96,5 +96,7 @@ def platform_settings(folder: Path, spare: int = 0, **changes: Any) -> Settings:
         "origin_port": one_each[5],
         "admin_port": one_each[5 + origins],
         "edge_connections": 200,
+        "packets_per_minute": 0,  # few vehicles, each as fast as it can
+        "bytes_per_minute": 0,
     }
     return Settings(**(given | changes))
