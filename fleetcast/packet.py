@@ -117,15 +117,13 @@ def finite(head: Head) -> Head:
     """Itself, unless a value is NaN or Infinity, which JSON, and so a phone, does not have. Raises Reject."""
     for path, reading in head.signals.items():
         value = reading.value
-        if isinstance(value, float | list) and not _is_finite(value):
+        if not (all(map(_is_finite, value)) if isinstance(value, list) else _is_finite(value)):
             raise Reject(f"not a packet: signal {path!r} is NaN or Infinity")
     return head
 
 
-def _is_finite(value: float | list[Scalar]) -> bool:
-    if isinstance(value, float):
-        return math.isfinite(value)
-    return all(math.isfinite(one) for one in value if isinstance(one, float))
+def _is_finite(value: Scalar) -> bool:
+    return not isinstance(value, float) or math.isfinite(value)
 
 
 def decoded(decoder: Callable[[S], T], source: S) -> T:
