@@ -8,6 +8,7 @@ can be seen without the bulk is refused with a 4xx and not stored; of an x-ndjso
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any
@@ -44,11 +45,10 @@ def application(queue: Queue, settings: Settings, clock: Clock = _CLOCK) -> Star
     async def accept(request: Request) -> Response:
         """identify, bound, check, store, 202."""
         vehicle = _identify(request)
-        content_type = request.headers.get("content-type", "")
         _affordable(budgets.wait(vehicle, 0, clock.monotonic()))
-        if (boundary := boundary_of(content_type)) is not None:
+        if (boundary := boundary_of(request.headers.get("content-type", ""))) is not None:
             return await accept_all(request, vehicle, boundary)
-        form, encoding = _form(content_type, decoders.content_types), _encoding(request.headers)
+        form, encoding = _form(request.headers, decoders.content_types), _encoding(request.headers)
         body = b"".join([piece async for piece in _pieces(request, settings.max_packet, "Packet too large")])
         answer = await take(vehicle, form, encoding, body)
         return Response(msgspec.json.encode(answer), 202, media_type="application/json")
@@ -67,13 +67,11 @@ def application(queue: Queue, settings: Settings, clock: Clock = _CLOCK) -> Star
         answers: list[dict[str, Any]] = []
         later: Refuse | None = None
         for part in parts:
+            await asyncio.sleep(0)  # for others: one that is refused waits for nothing
             try:
                 if later is not None:
                     raise later
-                form, encoding = (
-                    _form(part.headers.get("content-type", ""), decoders.content_types),
-                    _encoding(part.headers),
-                )
+                form, encoding = _form(part.headers, decoders.content_types), _encoding(part.headers)
                 if len(part.body) > settings.max_packet:
                     raise Refuse(413, "Packet too large", f"more than {settings.max_packet} bytes")
                 answers.append({"status": 202, **await take(vehicle, form, encoding, part.body)})
@@ -144,8 +142,8 @@ def _affordable(seconds: int) -> None:
         )
 
 
-def _form(content_type: str, known: Sequence[str]) -> str:
-    form = content_type.partition(";")[0].strip().lower()
+def _form(headers: Mapping[str, str], known: Sequence[str]) -> str:
+    form = headers.get("content-type", "").partition(";")[0].strip().lower()
     if form not in known:
         raise Refuse(415, "Unsupported content type", f"send {', '.join(known)}, or many packets as {MIXED}")
     return form

@@ -358,6 +358,7 @@ def _packet_or_reject(body: bytes, form: str, encoding: str) -> None:
         why = str(rejected)
     assert why
     assert "\n" not in why
+    assert " raised " not in why  # nothing but Reject left the decoder, so nothing had to be made one
 
 
 def signal(value: str) -> bytes:
