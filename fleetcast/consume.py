@@ -19,11 +19,12 @@ import structlog
 
 from fleetcast import metrics, sse
 from fleetcast.clock import Clock, rfc3339
+from fleetcast.decode import Decoders
 from fleetcast.edge import Edge, Item
 from fleetcast.errors import Poisoned, Recover, Reject, Unavailable
 from fleetcast.explain import Trace, Traces
 from fleetcast.live import Change, Fenced, Held, Live, Refused
-from fleetcast.packet import Packet, decode
+from fleetcast.packet import Packet
 from fleetcast.poison import Outcome, Watch
 from fleetcast.queue import Delivery, Queue
 from fleetcast.resume import event_id
@@ -86,6 +87,7 @@ class Consumer:
         live: Live,
         edge: Edge,
         enrichers: Sequence[Named],
+        decoders: Decoders,
         settings: Settings,
         clock: Clock,
     ) -> None:
@@ -93,6 +95,7 @@ class Consumer:
         self._live = live
         self._edge = edge
         self._enrichers = enrichers
+        self._decode = decoders.decode
         self._settings = settings
         self._clock = clock
         self._held: OrderedDict[str, Held] = OrderedDict()
@@ -214,7 +217,9 @@ class Consumer:
                 folded.redelivered.add(delivery.vehicle)
                 continue
             try:
-                packet = decode(delivery.body, delivery.form, delivery.encoding, self._settings.max_packet)
+                packet = self._decode(
+                    delivery.body, delivery.form, delivery.encoding, self._settings.max_packet
+                )
                 if packet.vehicle != delivery.vehicle:
                     raise Reject(f"says it is of vehicle {packet.vehicle}")
                 received = delivery.stored if delivery.received is None else delivery.received

@@ -18,7 +18,7 @@ import structlog
 import uvicorn
 from starlette.types import ASGIApp
 
-from fleetcast import enrich, health, ingest, nats_explain, nats_forget, origin, pushpin
+from fleetcast import decode, enrich, health, ingest, nats_explain, nats_forget, origin, pushpin
 from fleetcast.clock import Clock, SystemClock, rfc3339
 from fleetcast.consume import Consumer
 from fleetcast.edge import Edge
@@ -107,7 +107,9 @@ async def run_ingest(settings: Settings, seams: Seams = _AS_THEY_ARE) -> None:
     tallies = Tallies(settings.state_cache, rfc3339(seams.clock.now()))
     registry = make_registry(connection, settings)
     known = Known(registry, seams.clock, refuse_unknown=refuses_unknown(settings, identity=False))
-    app = ingest.application(seams.queue(queue), settings, known.admit, tallies)
+    app = ingest.application(
+        seams.queue(queue), settings, admit=known.admit, tallies=tallies, clock=seams.clock
+    )
     await nats_explain.answer(connection, lambda vehicle: None, tallies)
     log.info("no credentials are configured: open for development, on loopback only", host=settings.host)
     await _serve(settings, "ingest", checks, app, settings.host, settings.ingest_port)
@@ -138,13 +140,15 @@ async def run_origin(settings: Settings, seams: Seams = _AS_THEY_ARE) -> None:
 
 async def run_consume(settings: Settings, seams: Seams = _AS_THEY_ARE) -> None:
     """The streaming consumer."""
-    enrichers = enrich.load(settings.enrichers)
+    enrichers, decoders = enrich.load(settings.enrichers), decode.load(settings.decoders)
     clock = seams.clock
     connection = await _connected(settings, "consume")
     queue = NatsQueue(connection, settings, clock)
     live = NatsLive(connection, settings)
     edge: Edge = pushpin.ZmqEdge(settings) if settings.publish == "zmq" else pushpin.HttpEdge(settings)
-    consumer = Consumer(seams.queue(queue), seams.live(live), seams.edge(edge), enrichers, settings, clock)
+    consumer = Consumer(
+        seams.queue(queue), seams.live(live), seams.edge(edge), enrichers, decoders, settings, clock
+    )
     checks: dict[str, health.Check] = {
         "consumption": consumer.well,
         "queue": partial(takes_packets, connection, settings),

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from fleetcast import consume
 from fleetcast.clock import SystemClock, rfc3339
 from fleetcast.consume import Consumer
+from fleetcast.decode import load
 from fleetcast.edge import Item
 from fleetcast.errors import Recover, Unavailable
 from fleetcast.live import Change, Fenced, Held, Refused
@@ -32,6 +33,7 @@ from tests.servers import until
 
 EPOCH = "ab12"
 PARTITIONS = 4
+DECODERS = load(Settings().decoders)
 SETTINGS = Settings(partitions=PARTITIONS, batch_packets=8, state_cache=2, enrichers=())
 CARS = ("a", "b", "c", "d")
 T = TypeVar("T")
@@ -58,7 +60,7 @@ class World:
     def another(self) -> Consumer:
         self.queue.ours = False
         self.consumer = Consumer(
-            self.queue, self.live, self.edge, self.enrichers, self.settings, SystemClock()
+            self.queue, self.live, self.edge, self.enrichers, DECODERS, self.settings, SystemClock()
         )
         return self.consumer
 

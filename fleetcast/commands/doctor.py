@@ -21,7 +21,7 @@ from typing import Any
 import msgspec
 from rich.console import Console
 
-from fleetcast import enrich, haproxy, jetstream, natsserver, pushpin, registry, traps
+from fleetcast import decode, enrich, haproxy, jetstream, natsserver, pushpin, registry, traps
 from fleetcast.errors import FleetcastError, Unusable
 from fleetcast.layout import with_edges
 from fleetcast.machine import nats_server, search_path
@@ -148,6 +148,7 @@ def _configurations(arguments: argparse.Namespace, settings: Settings) -> Iterat
     yield _loads("settings: enrichers load", lambda: enrich.load(settings.enrichers))
     if settings.registry:
         yield _loads("settings: the registry loads", lambda: registry.load(settings.registry, settings))
+    yield _loads("settings: decoders load", lambda: decode.load(settings.decoders))
     settings = with_edges(settings)
     folder = Path(settings.data).absolute() / "run"
     try:

@@ -12,6 +12,7 @@ import pytest
 from fleetcast import nats_forget
 from fleetcast.clock import SystemClock
 from fleetcast.consume import Consumer
+from fleetcast.decode import load
 from fleetcast.edge import Item
 from fleetcast.errors import Unusable
 from fleetcast.jetstream import Connection, provision
@@ -74,7 +75,9 @@ async def consuming(connection: Connection, settings: Settings) -> AsyncIterator
     """One consume process, that hears of no forgetting."""
     settings = msgspec.structs.replace(settings, member="a")
     queue = NatsQueue(connection, settings, SystemClock())
-    consumer = Consumer(queue, NatsLive(connection, settings), Edge(), [], settings, SystemClock())
+    consumer = Consumer(
+        queue, NatsLive(connection, settings), Edge(), [], load(settings.decoders), settings, SystemClock()
+    )
     await queue.join()
     running = asyncio.create_task(consumer.run())
     try:

@@ -13,6 +13,7 @@ import re
 import shlex
 import signal
 import sqlite3
+import struct
 import subprocess
 import sys
 import time
@@ -132,8 +133,9 @@ class Ground:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        files = python_files().items()
-        names = [name.removesuffix(".py") for name, text in files if "def enrich(" in text]
+        modules = {n.removesuffix(".py"): t for n, t in python_files().items() if not n.startswith("test_")}
+        forms = [name for name, text in modules.items() if "DECODER = " in text]
+        rules = [name for name, text in modules.items() if "def enrich(" in text]
         for name, text in {**python_files(), "breaks.py": BREAKS}.items():
             (folder / name).write_text(text)
         self.settings = platform_settings(
@@ -142,7 +144,8 @@ class Ground:
             consumers=1,
             origins=1,
             edges=1,
-            enrichers=(*Settings().enrichers, *names, "breaks"),
+            enrichers=(*Settings().enrichers, *rules, "breaks"),
+            decoders=(*Settings().decoders, *forms),
         )
         (folder / "t.toml").write_text(dump(self.settings))
         (folder / ".venv").symlink_to(sys.prefix)
@@ -251,7 +254,8 @@ def test_each_command_works(ground: Ground, path: Path) -> None:
                 assert not stream or "event: " in done.stdout, said
             elif "doctor" in ground.adapted(command):  # whether this machine will do is not asked here
                 assert done.returncode in (0, 1), said
-                assert "ok  settings: enrichers load" in done.stdout, said
+                for what in ("enrichers", "decoders"):
+                    assert f"ok  settings: {what} load" in done.stdout, said
             else:
                 assert done.returncode == 0, said
 
@@ -316,7 +320,23 @@ def test_the_registry_of_the_documentation_is_one(ground: Ground) -> None:
         assert "in the workshop" in done.stderr
 
 
-def test_the_test_of_the_documented_enricher_passes(ground: Ground) -> None:
-    done = ground.run("python -m pytest -q -p no:cacheprovider -c /dev/null --rootdir . test_speeding.py")
+@pytest.mark.parametrize(("file", "passed"), [("test_speeding.py", 2), ("test_acme_frame.py", 6)])
+def test_the_tests_of_the_documentation_pass(ground: Ground, file: str, passed: int) -> None:
+    done = ground.run(f"python -m pytest -q -p no:cacheprovider -c /dev/null --rootdir . {file}")
     assert done.returncode == 0, done.stdout
-    assert "2 passed" in done.stdout
+    assert f"{passed} passed" in done.stdout
+
+
+def test_the_decoder_of_the_documentation_is_taken_by_ingest_and_consume(ground: Ground) -> None:
+    frame = struct.pack(">16sQQQBf", b"gateway", 1, 1, 1_700_000_000_000, 1, 42.5)
+    url = f"{ground.ingest}/v1/vehicles/gateway/packets"
+    answer = httpx2.post(url, content=frame, headers={"content-type": "application/x-acme-frame"})
+    assert answer.status_code == 202, answer.text
+    found: dict[str, dict[str, object]] = {}
+
+    def applied() -> bool:
+        found.update(httpx2.get(f"{ground.front}/v1/vehicles/gateway").json().get("signals", {}))
+        return "Vehicle.Speed" in found
+
+    wait_for(applied)
+    assert found["Vehicle.Speed"] == {"value": 42.5, "at": "2023-11-14T22:13:20.000Z"}
