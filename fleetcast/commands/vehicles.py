@@ -36,6 +36,7 @@ _FORGET = """Erases a vehicle: its state, its window of updates, its rejected pa
 here; then asks the streams, and shows that nothing is left. Its phones are told by a reset. If it is welcome and sends
 again, it begins anew at version 1. What backups hold stays there."""
 _UNDER_WAY = 64
+_MANY = 500
 _SECONDS = 2.0
 _TRUE, _FALSE = ("true", "yes", "1"), ("false", "no", "0")
 
@@ -149,10 +150,15 @@ async def add(arguments: argparse.Namespace, _: Connection, registry: Registry, 
     """Many at a time; what is not given of one that is there stays as it is."""
     entries: Sequence[Entry] = arguments.entries
     new = 0
+    # Of many, those that are there are asked for in one go. What is to be changed is asked for once more, at that moment:
+    # somebody may have disabled it meanwhile.
+    before = {one.vehicle: one async for one in registry.all()} if len(entries) > _MANY else None
 
     async def one(entry: Entry) -> None:
         nonlocal new
-        known = await registry.get(entry.vehicle)
+        known = before.get(entry.vehicle) if before is not None else None
+        if before is None or (known is not None and entry.onto(known) != known):
+            known = await registry.get(entry.vehicle)
         new += known is None
         if (wanted := entry.onto(known)) != known:
             await registry.put(wanted)
