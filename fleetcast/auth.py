@@ -63,7 +63,7 @@ class Unproven(Refuse):
         if reason != "missing":  # RFC 6750, 3.1: no error code where no credentials were shown
             challenge += f', error="{code}", error_description="{detail}"'
         title = "Not this vehicle" if status == 403 else "Not identified"
-        super().__init__(status, title, detail, {"WWW-Authenticate": challenge})
+        super().__init__(status, title, detail, headers={"WWW-Authenticate": challenge})
         self.reason = reason
 
 

@@ -18,13 +18,22 @@ class NotReady(Unusable):
 
 
 class Refuse(FleetcastError):
-    """A request that will not be served: answer `status` (4xx or 503) with this text and headers, store nothing."""
+    """A request that will not be served: answer `status` (4xx or 503) with this text and headers, store nothing.
+
+    `retry_after`: the seconds after which the same request may be served; of a 503 one, if not said otherwise.
+    """
 
     def __init__(
-        self, status: int, title: str, detail: str = "", headers: Mapping[str, str] | None = None
+        self,
+        status: int,
+        title: str,
+        detail: str = "",
+        retry_after: int | None = None,
+        headers: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__(f"{title}: {detail}" if detail else title)
         self.status, self.title, self.detail, self.headers = status, title, detail, headers or {}
+        self.retry_after = 1 if retry_after is None and status == 503 else retry_after
 
 
 class Reject(FleetcastError):
@@ -33,6 +42,10 @@ class Reject(FleetcastError):
 
 class TooLarge(Reject):
     """The same, for its size: a caller who can still refuse it says 413."""
+
+
+class Poisoned(FleetcastError):
+    """Nearly everything would be rejected: stop consuming, say so, and leave the queue as it is."""
 
 
 class Recover(FleetcastError):

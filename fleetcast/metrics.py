@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from prometheus_client import Counter, Gauge, Histogram
 
-# Ingest. Acked rises with the fleet; refused rising means vehicles send what the protocol forbids (see reason);
-# unavailable rising means that the queue is full, or gone: vehicles keep their packets and try again.
+# Ingest; each packet of a batch counts. Acked rises with the fleet; refused rising means vehicles send what the protocol
+# forbids (the log has the reason), or, of status 429, more than they may; unavailable rising means that the queue is full, or
+# gone: vehicles keep their packets and try again.
 ACKED = Counter("fleetcast_acked_total", "Packets acknowledged, after the durable store")
 DUPLICATES = Counter("fleetcast_duplicates_total", "Packets acknowledged that had been stored before")
-REFUSED = Counter("fleetcast_refused_total", "Requests refused with a 4xx", ["status"])
+REFUSED = Counter("fleetcast_refused_total", "Packets and requests refused with a 4xx", ["status"])
 UNIDENTIFIED = Counter(
     "fleetcast_unidentified_total",
     "Vehicles turned away because they did not prove who they are, or are another",
@@ -24,7 +25,7 @@ MQTT_CLOSED = Counter(
     "Connections of vehicles that ingest had closed: forbidden, budget, unwelcome (the registry)",
     ["reason"],
 )
-UNAVAILABLE = Counter("fleetcast_unavailable_total", "Requests answered with 503")
+UNAVAILABLE = Counter("fleetcast_unavailable_total", "Packets answered with 503")
 STORED_BYTES = Counter("fleetcast_stored_bytes_total", "Bytes of packets as stored")
 STORE_SECONDS = Histogram(
     "fleetcast_store_seconds",
@@ -34,12 +35,19 @@ STORE_SECONDS = Histogram(
 
 # Consume. Applied follows acked; if it falls behind, add consume processes. Repeated rises after a takeover, a little.
 # Rejected rising means bad packets, or a bad deploy of an enricher: look into REJECTED. Recoveries rise with each
-# takeover; many without one mean that two processes fight, or that messages get lost on the way.
+# takeover; many without one mean that two processes fight, or that messages get lost on the way. Late and skewed are about
+# the vehicles: `fleetcast explain VEHICLE` counts them for one; skewed rising after a release of theirs is a broken clock.
+# Poisoned 1: look into REJECTED, roll back, restart; if the last good process is gone too, the queue fills until it refuses.
 APPLIED = Counter("fleetcast_applied_total", "Packets applied to a state: one version, one update each")
 REPEATED = Counter(
     "fleetcast_repeated_total", "Packets that a state already included, and that were only acked"
 )
 REJECTED = Counter("fleetcast_rejected_total", "Packets put into REJECTED")
+LATE = Counter("fleetcast_late_total", "Packets applied after a newer one of their vehicle")
+SKEWED = Counter("fleetcast_skewed_total", "Packets applied with a time that was not believed")
+POISONED = Gauge(
+    "fleetcast_poisoned", "1: this process consumes nothing more, since nearly all would be rejected"
+)
 RECOVERIES = Counter(
     "fleetcast_recoveries_total", "Times that what was held of partitions was thrown away and reloaded"
 )

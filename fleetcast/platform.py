@@ -21,7 +21,7 @@ from typing import IO, Any
 import httpx2
 import msgspec
 
-from fleetcast import admission, auth, enrich, haproxy, machine, natsserver, probes, pushpin, rolling
+from fleetcast import admission, auth, decode, enrich, haproxy, machine, natsserver, probes, pushpin, rolling
 from fleetcast.draining import Balancer
 from fleetcast.errors import NotReady, Unavailable, Unusable
 from fleetcast.fulldisk import FullDisk
@@ -164,6 +164,7 @@ class Platform:
         settings = changed(self.settings, changes)
         importlib.invalidate_caches()  # a module may have come since we started
         enrich.load(settings.enrichers)
+        decode.load(settings.decoders)
         self.settings = settings
         self.write_common()
 
@@ -217,9 +218,9 @@ class Platform:
     def _prepare(self) -> None:
         for binary in machine.missing_programs():
             raise Unusable(f"{binary} is missing; `make setup` installs it")
-        enrich.load(
-            self.settings.enrichers
-        )  # said here in one line, not by processes that die again and again
+        # Said here in one line, not by processes that die again and again.
+        enrich.load(self.settings.enrichers)
+        decode.load(self.settings.decoders)
         auth.identity(self.settings)
         admission.tls_context(self.settings)
         for folder in ("nats", "run", "log"):

@@ -20,21 +20,38 @@ import structlog
 import uvicorn
 from starlette.types import ASGIApp
 
-from fleetcast import auth, enrich, health, ingest, nats_explain, natsserver, origin, pushpin
+from fleetcast import (
+    auth,
+    decode,
+    enrich,
+    health,
+    ingest,
+    nats_explain,
+    nats_forget,
+    natsserver,
+    origin,
+    pushpin,
+)
 from fleetcast.admission import Admit, TlsProtocol, every, identified, tls_context
-from fleetcast.clock import Clock, SystemClock
+from fleetcast.budget import Budgets
+from fleetcast.clock import Clock, SystemClock, rfc3339
 from fleetcast.consume import Consumer
 from fleetcast.edge import Edge
 from fleetcast.errors import Unusable
 from fleetcast.jetstream import Connection, connect, provisioned, takes_packets
+from fleetcast.known import Known, refuses_unknown
 from fleetcast.live import Live
-from fleetcast.mqtt import Doorkeeper, Meter
+from fleetcast.mqtt import Doorkeeper
 from fleetcast.nats_callout import Callout, Welcome
 from fleetcast.nats_live import NatsLive
 from fleetcast.nats_queue import NatsQueue
+from fleetcast.nats_registry import NatsRegistry
 from fleetcast.nats_system import System
 from fleetcast.queue import Queue
+from fleetcast.registry import Registry
+from fleetcast.registry import load as load_registry
 from fleetcast.settings import Settings
+from fleetcast.tally import Tallies
 
 log = structlog.get_logger()
 
@@ -106,14 +123,19 @@ async def run_ingest(settings: Settings, seams: Seams = _AS_THEY_ARE) -> None:
     connection = await _connected(settings, "ingest")
     queue = NatsQueue(connection, settings, seams.clock)
     checks = {"queue": partial(takes_packets, connection, settings)}
-    admits: list[Admit] = []
+    tallies = Tallies(settings.state_cache, rfc3339(seams.clock.now()))
+    registry = make_registry(connection, settings)
+    known = Known(registry, seams.clock, refuse_unknown=refuses_unknown(settings, identity=settings.identity))
+    admits: list[Admit] = [known.admit]
     if who is not None:
-        admits.append(identified(who))
+        admits.insert(0, identified(who))
     else:
         log.info("no credentials are configured: open for development, on loopback only")
-    app = ingest.application(seams.queue(queue), settings, every(*admits))
-    welcomes: list[Welcome] = []
-    async with _mqtt_door(settings, connection, who, welcomes) as keeper:
+    app = ingest.application(
+        seams.queue(queue), settings, admit=every(*admits), tallies=tallies, clock=seams.clock
+    )
+    await nats_explain.answer(connection, lambda vehicle: None, tallies)
+    async with _mqtt_door(settings, connection, who, [partial(known.admit, None)]) as keeper:
         serve = partial(
             _serve, settings, "ingest", checks, app, settings.vehicle_host, settings.ingest_port, tls
         )
@@ -134,7 +156,7 @@ async def _mqtt_door(
     system = await connect(settings, "fleetcast-doorkeeper", natsserver.system_user(settings))
     keeper = Doorkeeper(
         System(system),
-        Meter(settings.packets_per_minute, settings.bytes_per_minute),
+        Budgets(settings.packets_per_minute, settings.bytes_per_minute),
         Path(settings.nats_log) if settings.nats_log else None,
         welcomes,
     )
@@ -169,14 +191,17 @@ async def run_origin(settings: Settings, seams: Seams = _AS_THEY_ARE) -> None:
 
 async def run_consume(settings: Settings, seams: Seams = _AS_THEY_ARE) -> None:
     """The streaming consumer."""
-    enrichers = enrich.load(settings.enrichers)
+    enrichers, decoders = enrich.load(settings.enrichers), decode.load(settings.decoders)
     clock = seams.clock
     connection = await _connected(settings, "consume")
     queue = NatsQueue(connection, settings, clock)
     live = NatsLive(connection, settings)
     edge: Edge = pushpin.ZmqEdge(settings) if settings.publish == "zmq" else pushpin.HttpEdge(settings)
-    consumer = Consumer(seams.queue(queue), seams.live(live), seams.edge(edge), enrichers, settings, clock)
+    consumer = Consumer(
+        seams.queue(queue), seams.live(live), seams.edge(edge), enrichers, decoders, settings, clock
+    )
     checks: dict[str, health.Check] = {
+        "consumption": consumer.well,
         "queue": partial(takes_packets, connection, settings),
         "live": live.epoch,
         "partitions": queue.settled,
@@ -184,18 +209,28 @@ async def run_consume(settings: Settings, seams: Seams = _AS_THEY_ARE) -> None:
 
     async def life() -> None:
         await edge.ready()
-        await nats_explain.answer(connection, consumer.traces.get)
+        await nats_explain.answer(connection, consumer.traces.get, consumer.tallies)
+        await nats_forget.listen(connection, consumer.forget)
         await queue.join()
         try:
             await consumer.run()
         finally:
             await queue.leave()
+        # One that stopped by itself stays, to say so: started again it would go on rejecting.
+        await consumer.stopped()
 
     try:
         await _serve(settings, "consume", checks, life=life, finish=consumer.stop)
     finally:
         await edge.close()
         await connection.close()
+
+
+def make_registry(connection: Connection, settings: Settings) -> Registry:
+    """Ours, or the one that the settings name. Raises Unusable."""
+    if settings.registry:
+        return load_registry(settings.registry, settings)
+    return NatsRegistry(connection)
 
 
 async def _connected(settings: Settings, role: str) -> Connection:

@@ -83,7 +83,7 @@ async def door(
     who, context, queue = identity(settings), tls_context(settings), Queue()
     assert who is not None
     admits = [identified(who), *([also] if also else [])]
-    app = application(queue, settings, every(*admits))  # type: ignore[arg-type]  # only put is asked
+    app = application(queue, settings, admit=every(*admits))  # type: ignore[arg-type]  # only put is asked
     (port,) = free_ports(1)
     options: dict[str, Any] = (
         {} if context is None else {"http": TlsProtocol, "ssl_context_factory": lambda *_: context}

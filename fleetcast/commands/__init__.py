@@ -25,6 +25,7 @@ from fleetcast.commands import (
     simulate,
     tail,
     up,
+    vehicles,
 )
 from fleetcast.errors import FleetcastError, Unusable
 from fleetcast.settings import load
@@ -63,6 +64,7 @@ def parser() -> argparse.ArgumentParser:
         explain,
         enroll,
         rejected,
+        vehicles,
         backup,
         prove,
         plan,

@@ -106,6 +106,9 @@ def _use(vehicle: str, pki: DevelopmentPki, settings: Settings, http: str, mqtt:
     url = f"https://localhost:{settings.ingest_port}/v1/{settings.noun}/{vehicle}/packets"
     lines = [
         "",
+        '# in the registry, unless unknown_vehicles = "welcome":',
+        f"fleetcast vehicles add {vehicle}",
+        "",
         "# by HTTP:",
         f"curl --cacert {ca} {http} -H 'Content-Type: application/json' {url} -d '{http_packet}'",
     ]

@@ -57,13 +57,18 @@ class Guarded:
 
     async def enroll(self, *arguments: str) -> str:
         """What `fleetcast enroll` prints."""
+        return await self.fleetcast("enroll", *arguments)
+
+    async def fleetcast(self, *arguments: str) -> str:
         config = self.here.platform.run_folder / "fleetcast.toml"
-        return await output(sys.executable, "-m", "fleetcast", "--config", str(config), "enroll", *arguments)
+        return await output(sys.executable, "-m", "fleetcast", "--config", str(config), *arguments)
 
     async def does_as_printed(self, printed: str) -> dict[str, str]:
         """Runs the commands that it prints; their outputs, by program."""
         lines = [line for line in printed.splitlines() if line.startswith(("curl ", "mosquitto_pub "))]
         assert len(lines) == 2, printed
+        (add,) = (line for line in printed.splitlines() if line.startswith("fleetcast "))
+        await self.fleetcast(*add.split()[1:])
         return {line.split()[0]: await output("bash", "-c", line) for line in lines}
 
 
@@ -77,9 +82,10 @@ async def output(*command: str) -> str:
 
 
 @asynccontextmanager
-async def guarded(folder: Path, *, keys: bool, ca: bool) -> AsyncIterator[Guarded]:
+async def guarded(folder: Path, *, keys: bool, ca: bool, unknown: str = "welcome") -> AsyncIterator[Guarded]:
     pki = DevelopmentPki(folder / "dev-pki")  # where `enroll` makes them
     given: dict[str, Any] = {"tls_cert": str(pki.server), "tls_key": str(pki.server_key)}
+    given["unknown_vehicles"] = unknown
     given |= {"vehicle_keys": str(pki.vehicle_keys)} if keys else {}
     given |= {"vehicle_ca": str(pki.ca)} if ca else {}
     async with site(folder, edges=1, origins=1, consumers=1, **given) as here:
@@ -160,6 +166,19 @@ async def test_vehicles_come_back_after_nats_server_and_ingest(door: Guarded) ->
         await ends(car)
 
 
+async def test_who_is_disabled_is_closed_and_refused_at_both_doors(door: Guarded) -> None:
+    await door.fleetcast("vehicles", "add", "stolen")
+    async with door.car("stolen") as car:
+        await car.publish("vehicles/stolen/packets", packet("stolen", 1), qos=1)
+        await door.fleetcast("vehicles", "disable", "stolen")
+        await ends(car)
+    with pytest.raises(MqttError):
+        async with door.car("stolen"):
+            pass
+    answer = await door.post("stolen", 2, door.token("stolen"))
+    assert (answer.status_code, answer.json()["title"]) == (403, "Vehicle disabled")
+
+
 async def test_no_log_holds_any_part_of_a_token(door: Guarded) -> None:
     assert len(door.tokens) > 5
     for path in door.folder.rglob("*.log"):
@@ -169,7 +188,8 @@ async def test_no_log_holds_any_part_of_a_token(door: Guarded) -> None:
 
 
 async def test_certificates_alone_and_what_enroll_prints_of_them(folder: Path) -> None:
-    async with guarded(folder, keys=False, ca=True) as door:
+    async with guarded(folder, keys=False, ca=True, unknown="") as door:
+        assert (await door.post("car-1", 1, of="car-1")).json()["title"] == "Unknown vehicle"
         printed = await door.enroll("car-1", "--certificate", "--days", "2")
         assert (await door.does_as_printed(printed))["curl"].startswith('{"packet":"car-1/1/1"')
         assert (await door.here.reaches("car-1", 2))["version"] == 2

@@ -23,7 +23,9 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
-from fleetcast.packet import decode, inflate
+from fleetcast.decode import load
+from fleetcast.inflate import inflate
+from fleetcast.settings import Settings
 from fleetcast.simulator.cars import (
     Acked,
     Options,
@@ -36,6 +38,8 @@ from fleetcast.simulator.cars import (
 from fleetcast.simulator.samples import MAX_BYTES
 
 pytestmark = pytest.mark.anyio
+
+decode = load(Settings().decoders).decode
 
 PROGRAM = """
 import argparse, asyncio, sys
