@@ -137,6 +137,8 @@ class Doorkeeper:
             log.warning(
                 "nats_log is not set: what vehicles are forbidden by MQTT is acknowledged and dropped unseen"
             )
+        elif not os.access(self._log, os.R_OK):
+            log.error("nats_log cannot be read: what is forbidden by MQTT goes unseen", path=str(self._log))
         tasks = [asyncio.create_task(one()) for one in (self._watch, self._follow)]
         stopping = asyncio.create_task(self._stopped.wait())
         await asyncio.wait([*tasks, stopping], return_when=asyncio.FIRST_COMPLETED)

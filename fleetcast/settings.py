@@ -88,7 +88,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The vehicles' doors speak TLS with this certificate (PEM, with its chain)."""
     tls_key: str = ""
     """Its private key (PEM)."""
-    vehicle_host: str = "127.0.0.1"
+    vehicle_host: Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9.-]{1,253}\Z")] = "127.0.0.1"
     """What the vehicles' doors listen on. Other than loopback only with TLS, and `vehicle_keys` or `vehicle_ca`."""
     nats_user: Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9._-]{1,64}\Z")] = "fleetcast.roles"
     """With identity nats-server knows our own processes by this name; no vehicle's id holds a dot."""
@@ -214,9 +214,8 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     def checked(self) -> Settings:
         """Itself, if what goes together goes together. Raises Unusable."""
-        for name in ("host", "vehicle_host"):
-            if ":" in getattr(self, name):
-                raise Unusable(f"{name}: {getattr(self, name)}: only IPv4 yet, such as 127.0.0.1")
+        if ":" in self.host:
+            raise Unusable(f"host: {self.host}: only IPv4 yet, such as 127.0.0.1")
         if not is_loopback(self.host):
             raise Unusable(
                 f"host: {self.host} is not loopback, and apps have no credentials yet: open for development means"

@@ -242,6 +242,49 @@ def test_anywhere_else_is_refused(host: str) -> None:
     assert refused(None, {}, {"host": host}).startswith("host: ")
 
 
+IDENTITY = {"vehicle_keys": "k.pem", "tls_cert": "c.pem", "tls_key": "c-key.pem"}
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "192.168.1.7", "8.8.8.8"])
+def test_the_vehicles_doors_go_elsewhere_with_identity_and_tls_only(host: str) -> None:
+    assert load(None, {}, IDENTITY | {"vehicle_host": host}).vehicle_host == host
+    for missing in ({"vehicle_keys": ""}, {"tls_cert": "", "tls_key": ""}):
+        assert refused(None, {}, IDENTITY | missing | {"vehicle_host": host}).startswith(
+            f"vehicle_host: {host}"
+        )
+    assert refused(None, {}, IDENTITY | {"host": host}).startswith(f"host: {host}")
+
+
+@pytest.mark.parametrize("host", ["", "::1", '1.2.3.4"', "a b", "*", "1.2.3.4\n"])
+def test_what_is_no_host_is_refused(host: str) -> None:
+    assert "vehicle_host" in refused(None, {}, IDENTITY | {"vehicle_host": host})
+
+
+@pytest.mark.parametrize(
+    ("given", "name"),
+    [
+        ({"tls_cert": "c.pem"}, "tls_cert and tls_key"),
+        ({"tls_key": "c.pem"}, "tls_cert and tls_key"),
+        ({"vehicle_ca": "ca.pem"}, "vehicle_ca"),
+        ({"vehicle_issuer": "us"}, "vehicle_issuer"),
+        ({"vehicle_audience": "us"}, "vehicle_audience"),
+        ({"nats_seed": "SUAKYRHVIOREXV7EUZTBHUHL7NUMHPMAS7QMDU3GTIUWEI5LDNOXD43IZY"}, "nats_seed"),
+        ({"nats_password": "short"}, "nats_password"),
+    ],
+)
+def test_half_an_identity_is_said(given: dict[str, str], name: str) -> None:
+    assert refused(None, {}, given).startswith(name)
+
+
+def test_which_credentials_the_mqtt_door_wants() -> None:
+    ca = {"vehicle_ca": "ca.pem"}
+    assert not Settings().mqtt_identity
+    assert load(None, {}, IDENTITY | ca).mqtt_identity
+    assert not load(None, {}, IDENTITY | {"mqtt_port": 0}).mqtt_identity
+    assert not load(None, {}, IDENTITY | ca).mqtt_certificates
+    assert load(None, {}, IDENTITY | ca | {"vehicle_keys": ""}).mqtt_certificates
+
+
 def test_ipv6_is_not_served_yet() -> None:
     assert is_loopback("::1")
     assert refused(None, {"FLEETCAST_HOST": "::1"}).startswith("host: ::1: only IPv4")
