@@ -6,12 +6,12 @@ import argparse
 from typing import Any
 
 from fleetcast.settings import Settings
-from fleetcast.simulator import cars, phones
+from fleetcast.simulator import cars_command, phones
 
 _SIMULATORS = {
     "cars": (
-        "simulated cars: real drives, packets of 500 kB to 1 MB, each sent until it is acknowledged",
-        cars,
+        "simulated cars: real drives, packets of 500 kB to 1 MB by HTTP or MQTT, each sent until it is acknowledged",
+        cars_command,
     ),
     "phones": ("simulated phones: each checks that nothing is lost, repeated or out of order", phones),
 }

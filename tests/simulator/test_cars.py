@@ -24,25 +24,18 @@ from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from fleetcast.packet import decode, inflate
-from fleetcast.simulator.cars import (
-    Acked,
-    Options,
-    Totals,
-    add_arguments,
-    pause_before,
-    run,
-    run_cars,
-)
+from fleetcast.simulator.cars import Acked, Options, Totals, pause_before, run_cars
+from fleetcast.simulator.cars_command import add_arguments, run
 from fleetcast.simulator.samples import MAX_BYTES
 
 pytestmark = pytest.mark.anyio
 
 PROGRAM = """
 import argparse, asyncio, sys
-from fleetcast.simulator import cars
+from fleetcast.simulator import cars_command
 parser = argparse.ArgumentParser()
-cars.add_arguments(parser)
-sys.exit(asyncio.run(cars.run(parser.parse_args())))
+cars_command.add_arguments(parser)
+sys.exit(asyncio.run(cars_command.run(parser.parse_args())))
 """
 
 
@@ -298,6 +291,8 @@ def test_the_pause_grows_is_jittered_and_honours_retry_after() -> None:
         (["--prefix", "a/b"], "prefix"),
         (["--ingest", "localhost"], "ingest"),
         (["--drives", "/nowhere"], "/nowhere"),
+        (["--mqtt", "localhost"], "mqtt"),
+        (["--late", "1.5"], "late"),
     ],
 )
 async def test_a_wrong_argument_is_one_line_that_names_it(
