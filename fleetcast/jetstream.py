@@ -34,6 +34,8 @@ from fleetcast.subjects import (
     commit_subject,
     partition_consumer,
     partition_filter,
+    put_subjects,
+    queue_transform,
     state_subject,
     update_subject,
 )
@@ -72,6 +74,9 @@ LINEAGE = "fleetcast.lineage"
 
 _MAY_CHANGE = ("max_bytes", "num_replicas", "duplicate_window")
 _MAY_CHANGE_IN_LIVE = (*_MAY_CHANGE, "subjects", "subject_transform")
+
+_LOSES_IF_OTHER = ("subjects", "retention", "discard", "subject_transform")
+"""Of the packet stream: as an MQTT client makes it that comes before us, acknowledged packets are lost."""
 
 NOT_FOUND = 10059
 NO_MESSAGE = 10037
@@ -326,11 +331,8 @@ def packets_config(settings: Settings) -> dict[str, Any]:
     """The packet stream: a work queue that refuses when full, partitioned by vehicle."""
     return {
         "name": PACKETS,
-        "subjects": ["$MQTT.msgs.>"],
-        "subject_transform": {
-            "src": "$MQTT.msgs.vehicles.*.packets",
-            "dest": f"ingest.{{{{partition({settings.partitions},1)}}}}.{{{{wildcard(1)}}}}",
-        },
+        "subjects": put_subjects(),
+        "subject_transform": queue_transform(settings.partitions),
         "retention": "workqueue",
         "discard": "new",
         "storage": "file",
@@ -447,7 +449,7 @@ async def make_streams(connection: Connection, settings: Settings) -> None:
     """Those that are missing; what may change follows the settings."""
     packets = await _stream(connection, packets_config(settings))
     wanted = packets_config(settings)
-    for key in ("retention", "discard", "subject_transform"):
+    for key in _LOSES_IF_OTHER:
         if packets["config"].get(key) != wanted[key]:
             raise Unusable(
                 f"stream {PACKETS}: {key} is {packets['config'].get(key)}, not {wanted[key]}; was it made by an MQTT"
@@ -460,6 +462,21 @@ async def make_streams(connection: Connection, settings: Settings) -> None:
         connection, live_config(settings, epoch) | {"metadata": {EPOCH: epoch}}, _MAY_CHANGE_IN_LIVE
     )
     epoch_of(made)
+
+
+async def takes_packets(connection: Connection, settings: Settings) -> None:
+    """Returns if the packet stream is there, and as it must be. Raises Unavailable: then nothing is to be acknowledged."""
+    if not connection.client.is_connected:
+        raise Unavailable("not connected to nats-server")
+    try:
+        info = await connection.api(f"STREAM.INFO.{PACKETS}", timeout=2)
+    except ApiError as error:
+        raise Unavailable(f"stream {PACKETS}: {error}") from error
+    wanted = packets_config(settings)
+    if wrong := [key for key in _LOSES_IF_OTHER if info["config"].get(key) != wanted[key]]:
+        raise Unavailable(
+            f"stream {PACKETS}: {', '.join(wrong)} not as it must be; `fleetcast doctor` says more"
+        )
 
 
 async def make_consumers(connection: Connection, settings: Settings) -> Generation:

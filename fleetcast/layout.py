@@ -25,6 +25,7 @@ FIXED = frozenset(
         "host",
         "front_port",
         "ingest_port",
+        "mqtt_port",
         "origin_port",
         "admin_port",
         "inner_port",
@@ -150,6 +151,8 @@ class Layout:
             "inner_port": ("127.0.0.1", settings.inner_port),
             "haproxy_port": ("127.0.0.1", settings.haproxy_port),
         }
+        if settings.mqtt_port:
+            ports["mqtt_port"] = (settings.host, settings.mqtt_port)
         if len(own := natsserver.addresses(settings)) == 1:
             ports["nats"] = own[0]
         for name in self.named("ingest", "consume", "origin"):

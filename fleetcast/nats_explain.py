@@ -13,7 +13,7 @@ from nats.aio.msg import Msg
 from fleetcast.errors import Unavailable
 from fleetcast.explain import Trace
 from fleetcast.jetstream import ApiError, Connection
-from fleetcast.subjects import EXPLAIN, PACKETS, partition, queued_subject
+from fleetcast.subjects import EXPLAIN, PACKETS, partition, queued_subjects
 
 _WAIT = 0.5  # seconds that processes get to answer
 _TRACE = msgspec.json.Decoder(Trace)
@@ -51,9 +51,9 @@ async def ask(connection: Connection, vehicle: str) -> Trace | None:
 
 async def waiting(connection: Connection, vehicle: str, partitions: int) -> int:
     """How many packets of the vehicle are in the queue. Raises Unavailable."""
-    subject = queued_subject(partition(vehicle, partitions), vehicle)
+    subjects = queued_subjects(partition(vehicle, partitions), vehicle)
     try:
-        info = await connection.api(f"STREAM.INFO.{PACKETS}", {"subjects_filter": subject})
+        info = await connection.api(f"STREAM.INFO.{PACKETS}", {"subjects_filter": subjects})
     except ApiError as error:
         raise Unavailable(f"stream {PACKETS}: {error}") from error
-    return int((info["state"].get("subjects") or {}).get(subject, 0))
+    return sum((info["state"].get("subjects") or {}).values())

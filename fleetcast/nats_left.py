@@ -15,6 +15,7 @@ from typing import Any
 
 from fleetcast.errors import Unavailable
 from fleetcast.jetstream import NO_MESSAGE, ApiError, Connection, Generation
+from fleetcast.packet import sniffed
 from fleetcast.queue import Delivery
 from fleetcast.subjects import ENCODING, FORM, PACKETS, partition_filter, split_ingest
 
@@ -60,7 +61,8 @@ async def remove(connection: Connection, position: int) -> None:
 def _delivery(message: dict[str, Any], generation: Generation) -> Delivery:
     raw = base64.b64decode(message.get("hdrs", ""))
     headers = BytesHeaderParser().parsebytes(raw.partition(b"\r\n")[2])  # the first line is NATS/1.0
-    number, vehicle = split_ingest(message["subject"])
+    number, vehicle, form = split_ingest(message["subject"])
+    body = base64.b64decode(message.get("data", ""))
     position = int(message["seq"])
     return Delivery(
         vehicle=vehicle,
@@ -68,8 +70,8 @@ def _delivery(message: dict[str, Any], generation: Generation) -> Delivery:
         incarnation=generation.incarnation(position),
         position=position,
         stored=datetime.fromisoformat(message["time"]).timestamp(),
-        form=headers.get(FORM, ""),
-        encoding=headers.get(ENCODING, "identity"),
-        body=base64.b64decode(message.get("data", "")),
+        form=headers.get(FORM) or form,
+        encoding=headers.get(ENCODING) or sniffed(body),
+        body=body,
         token="",
     )

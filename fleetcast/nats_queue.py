@@ -35,6 +35,7 @@ from fleetcast.jetstream import (
 )
 from fleetcast.members import Members, owned
 from fleetcast.nats_left import left_behind, remove
+from fleetcast.packet import sniffed
 from fleetcast.queue import Delivery, Stored
 from fleetcast.settings import Settings
 from fleetcast.subjects import (
@@ -404,7 +405,7 @@ class NatsQueue:
 def _delivery(message: Msg, headers: dict[str, str], generation: Generation) -> tuple[Delivery, int]:
     # $JS.ACK.<stream>.<consumer>.<delivered>.<stream sequence>.<consumer sequence>.<stored, ns>.<pending>
     tokens = message.reply.split(".")
-    number, vehicle = split_ingest(message.subject)
+    number, vehicle, form = split_ingest(message.subject)
     position = int(tokens[-4])
     delivery = Delivery(
         vehicle=vehicle,
@@ -412,8 +413,8 @@ def _delivery(message: Msg, headers: dict[str, str], generation: Generation) -> 
         incarnation=generation.incarnation(position),
         position=position,
         stored=int(tokens[-2]) / 1e9,
-        form=headers.get(FORM, ""),
-        encoding=headers.get(ENCODING, "identity"),
+        form=headers.get(FORM) or form,
+        encoding=headers.get(ENCODING) or sniffed(message.data),
         body=message.data,
         token=message.reply,
     )

@@ -52,8 +52,9 @@ def _address(server: str) -> tuple[str, int]:
     return parts.hostname, port
 
 
-def configuration(settings: Settings, store: Path, node: Node | None = None) -> str:
-    """The text of nats.conf.
+def configuration(settings: Settings, store: Path, node: Node | None = None, *, mqtt: bool = False) -> str:
+    """The text of nats.conf. `mqtt`: with the vehicles' door. Not before the packet stream is made: the first MQTT client
+    would make one itself, which acknowledges what it loses.
 
     `sync_interval: always`: by default an acknowledged message may sit in the page cache for two minutes, and a power cut
     takes it. `max_payload` leaves room for a packet's headers, and for a state, which may be larger than a packet.
@@ -61,7 +62,8 @@ def configuration(settings: Settings, store: Path, node: Node | None = None) -> 
     host, port = address(settings) if node is None else (node.host, node.port)
     payload = max(2_000_000, settings.max_packet + 65_536)
     files = settings.queue_bytes + settings.live_bytes + settings.rejected_bytes + 1_000_000_000
-    return f"""\
+    return (
+        f"""\
 listen: "{host}:{port}"
 server_name: {"fleetcast" if node is None else node.name}
 max_payload: {payload}
@@ -73,7 +75,25 @@ jetstream {{
   max_file_store: {files}
   max_buffered_size: 1GB
 }}
-""" + ("" if node is None else _cluster(node))
+"""
+        + (_mqtt(settings) if mqtt and settings.mqtt_port else "")
+        + ("" if node is None else _cluster(node))
+    )
+
+
+def _mqtt(settings: Settings) -> str:
+    """`js_api_timeout`: how long a publish may wait for its store; by default a burst of large packets ends connections.
+
+    QoS 2 is refused: it is stored in a stream of its own first, and acknowledged in another way.
+    """
+    return f"""\
+mqtt {{
+  listen: "{settings.host}:{settings.mqtt_port}"
+  js_api_timeout: "20s"
+  stream_replicas: {settings.replicas}
+  reject_qos2_publish: true
+}}
+"""
 
 
 def _cluster(node: Node) -> str:

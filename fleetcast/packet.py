@@ -99,6 +99,7 @@ _LINES = msgspec.json.Decoder()
 
 def decode(body: bytes, form: str, encoding: str, limit: int) -> Packet:
     """The packet in these bytes. `limit` bounds the inflated size in bytes. Raises Reject."""
+    form = {"": JSON, "json": JSON, "ndjson": NDJSON}.get(form, form)
     if form == NDJSON:
         text = _first_line(body, encoding, limit)
         return _packet(text, lambda: _sample_lines(body, encoding, limit))
@@ -106,6 +107,13 @@ def decode(body: bytes, form: str, encoding: str, limit: int) -> Packet:
         text = inflate(body, encoding, limit)
         return _packet(text, lambda: _decoded(_BULK.decode, text).samples)
     raise Reject(f"content type {form!r} is not one of {', '.join(FORMS)}")
+
+
+def sniffed(body: bytes) -> str:
+    """The content encoding of a body that came without one (by MQTT): by its magic number, which no packet begins with."""
+    if body.startswith(b"\x28\xb5\x2f\xfd"):
+        return "zstd"
+    return "gzip" if body.startswith(b"\x1f\x8b") else "identity"
 
 
 def inflate(body: bytes, encoding: str, limit: int) -> bytes:

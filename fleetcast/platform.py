@@ -25,6 +25,7 @@ from fleetcast import enrich, haproxy, machine, natsserver, probes, pushpin, rol
 from fleetcast.draining import Balancer
 from fleetcast.errors import NotReady, Unavailable, Unusable
 from fleetcast.fulldisk import FullDisk
+from fleetcast.jetstream import connect, provisioned
 from fleetcast.layout import FIXED, MANY, Layout, with_edges
 from fleetcast.settings import PREFIX, Settings, changed, dump
 from fleetcast.supervisor import Notice, Program, Supervisor
@@ -67,6 +68,14 @@ class Platform:
         return f"http://{self.settings.host}:{self.settings.ingest_port}"
 
     @property
+    def doors(self) -> str:
+        """Where vehicles send, by either way."""
+        settings = self.settings
+        return f"{self.ingest_url}" + (
+            f" and mqtt://{settings.host}:{settings.mqtt_port}" if settings.mqtt_port else ""
+        )
+
+    @property
     def admin_ports(self) -> dict[str, int]:
         """The admin port of each role's process."""
         return {name: one.admin for name, one in self.layout.processes.items() if one.admin}
@@ -86,13 +95,21 @@ class Platform:
         return self.settings
 
     async def start_queue(self) -> None:
-        """Starts nats-server, and waits for it."""
+        """Starts nats-server, and waits for it: first without MQTT, so that no client comes before the streams."""
         conf = self.run_folder / "nats.conf"
         machine.write(conf, natsserver.configuration(self.settings, self._folder / "nats"))
         self.supervisor.start(
             self.program("nats-server", [machine.nats_server(), "-c", str(conf)], base=True)
         )
-        await self.wait("nats-server", lambda: probes.tcp(*natsserver.address(self.settings)))
+        await self._nats_answers()
+        if self.settings.mqtt_port:
+            connection = await connect(self.settings, "fleetcast-up")
+            await provisioned(connection, self.settings)
+            await connection.close()
+            machine.write(conf, natsserver.configuration(self.settings, self._folder / "nats", mqtt=True))
+            await self.supervisor.restart("nats-server")
+            await self._nats_answers()
+            await self.wait("nats-server", lambda: probes.tcp(self.settings.host, self.settings.mqtt_port))
         disk = FullDisk(
             self._folder / "nats",
             self.supervisor.log("nats-server"),
@@ -100,6 +117,9 @@ class Platform:
             self._notice,
         )
         self._watching = asyncio.create_task(disk.watch())
+
+    async def _nats_answers(self) -> None:
+        await self.wait("nats-server", lambda: probes.tcp(*natsserver.address(self.settings)))
 
     # From start to end
 

@@ -42,6 +42,8 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The front door: all that apps use."""
     ingest_port: Port = 8081
     """Where vehicles send packets by HTTP."""
+    mqtt_port: Annotated[int, msgspec.Meta(ge=0, le=65535)] = 1883
+    """Where vehicles send packets by MQTT 3.1.1, QoS 1; nats-server itself listens there. 0: nowhere."""
     noun: Noun = "vehicles"
     """What the addresses and the page call the things that send, in the plural: /v1/vehicles. 1 to 20 of a-z. In packets
     and events the field is `vehicle` whatever they are."""

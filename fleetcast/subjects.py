@@ -1,7 +1,8 @@
 """Every name of a stream, subject, consumer and channel, in one place.
 
 vehicle id     1 to 64 of A-Z a-z 0-9 - _ (so an id can stand in a subject, a URL, a channel and a log as it is)
-packets        $MQTT.msgs.vehicles.<vehicle>.packets -> ingest.<partition>.<vehicle>   in stream $MQTT_msgs
+packets        $MQTT.msgs.vehicles.<vehicle>.packets[.<form>] -> ingest.<partition>.<vehicle>.packets[.<form>]
+                                                                                       in stream $MQTT_msgs
 live state     state.<vehicle>, update.<vehicle>.<version>                             in stream LIVE
 commits        live.<epoch>.<either of these>: nobody listens there any more once a restore has renewed the epoch
 rejected       rejected.<partition>.<vehicle>                                          in stream REJECTED
@@ -51,6 +52,19 @@ def put_subject(vehicle: str) -> str:
     return f"$MQTT.msgs.vehicles.{vehicle}.packets"
 
 
+def put_subjects() -> list[str]:
+    """All that the packet stream takes. Any other topic is in no stream, so nats-server acknowledges nothing on it."""
+    return [put_subject("*"), f"{put_subject('*')}.*"]
+
+
+def queue_transform(partitions: int) -> dict[str, str]:
+    """How nats-server makes a subject of the queue of one that was published to."""
+    return {
+        "src": "$MQTT.msgs.vehicles.*.>",
+        "dest": f"ingest.{{{{partition({partitions},1)}}}}.{{{{wildcard(1)}}}}.>",
+    }
+
+
 def partition(vehicle: str, partitions: int) -> int:
     """The partition NATS's own `partition()` gives this vehicle: FNV-1a (32 bits) of the id, modulo.
 
@@ -72,15 +86,15 @@ def partition_consumer(number: int, generation: str) -> str:
     return f"{PARTITION_CONSUMERS}{number}-{generation}"
 
 
-def queued_subject(number: int, vehicle: str) -> str:
-    """Where a vehicle's packets are in the queue."""
-    return f"ingest.{number}.{vehicle}"
+def queued_subjects(number: int, vehicle: str) -> str:
+    """Where a vehicle's packets are in the queue, of every form."""
+    return f"ingest.{number}.{vehicle}.>"
 
 
-def split_ingest(subject: str) -> tuple[int, str]:
-    """`ingest.<partition>.<vehicle>` -> (partition, vehicle)."""
-    _, number, vehicle = subject.split(".")
-    return int(number), vehicle
+def split_ingest(subject: str) -> tuple[int, str, str]:
+    """`ingest.<partition>.<vehicle>.packets[.<form>]` -> (partition, vehicle, form or "")."""
+    _, number, vehicle, _, *form = subject.split(".")
+    return int(number), vehicle, form[0] if form else ""
 
 
 def state_subject(vehicle: str) -> str:

@@ -22,14 +22,13 @@ from fleetcast import enrich, health, ingest, nats_explain, origin, pushpin
 from fleetcast.clock import Clock, SystemClock
 from fleetcast.consume import Consumer
 from fleetcast.edge import Edge
-from fleetcast.errors import Unavailable, Unusable
-from fleetcast.jetstream import Connection, connect, provisioned
+from fleetcast.errors import Unusable
+from fleetcast.jetstream import Connection, connect, provisioned, takes_packets
 from fleetcast.live import Live
 from fleetcast.nats_live import NatsLive
 from fleetcast.nats_queue import NatsQueue
 from fleetcast.queue import Queue
 from fleetcast.settings import Settings
-from fleetcast.subjects import PACKETS
 
 log = structlog.get_logger()
 
@@ -99,7 +98,7 @@ async def run_ingest(settings: Settings, seams: Seams = _AS_THEY_ARE) -> None:
     """The HTTP door for vehicles."""
     connection = await _connected(settings, "ingest")
     queue = NatsQueue(connection, settings, seams.clock)
-    checks = {"queue": partial(_stream_answers, connection)}
+    checks = {"queue": partial(takes_packets, connection, settings)}
     app = ingest.application(seams.queue(queue), settings)
     log.info("no credentials are configured: open for development, on loopback only", host=settings.host)
     await _serve(settings, "ingest", checks, app, settings.host, settings.ingest_port)
@@ -138,7 +137,7 @@ async def run_consume(settings: Settings, seams: Seams = _AS_THEY_ARE) -> None:
     edge: Edge = pushpin.ZmqEdge(settings) if settings.publish == "zmq" else pushpin.HttpEdge(settings)
     consumer = Consumer(seams.queue(queue), seams.live(live), seams.edge(edge), enrichers, settings, clock)
     checks: dict[str, health.Check] = {
-        "queue": partial(_stream_answers, connection),
+        "queue": partial(takes_packets, connection, settings),
         "live": live.epoch,
         "partitions": queue.settled,
     }
@@ -163,12 +162,6 @@ async def _connected(settings: Settings, role: str) -> Connection:
     connection = await connect(settings, f"fleetcast-{role}")
     await provisioned(connection, settings)
     return connection
-
-
-async def _stream_answers(connection: Connection) -> None:
-    if not connection.client.is_connected:
-        raise Unavailable("not connected to nats-server")
-    await connection.api(f"STREAM.INFO.{PACKETS}", timeout=2)
 
 
 class _Server(uvicorn.Server):

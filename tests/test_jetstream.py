@@ -103,7 +103,7 @@ async def test_mqtt_and_http_write_one_stream(connected: Connect, settings: Sett
     await provision(connection, settings)
     await connection.request(put_subject("car-1"), b"a packet")
     message = (await connection.api(f"STREAM.MSG.GET.{PACKETS}", {"seq": 1}))["message"]
-    assert re.fullmatch(r"ingest\.[0-7]\.car-1", message["subject"])
+    assert re.fullmatch(r"ingest\.[0-7]\.car-1\.packets", message["subject"])
 
 
 async def test_a_refusal_carries_its_codes(connected: Connect) -> None:

@@ -299,4 +299,4 @@ async def test_partitions_of_any_number(connected: Connect, settings: Settings, 
     for vehicle in vehicles:
         stored = await queue.put(vehicle, vehicle, b"", JSON, "identity")
         message = (await connection.api(f"STREAM.MSG.GET.{PACKETS}", {"seq": stored.position}))["message"]
-        assert message["subject"] == f"ingest.{partition(vehicle, partitions)}.{vehicle}"
+        assert message["subject"] == f"ingest.{partition(vehicle, partitions)}.{vehicle}.packets"

@@ -114,7 +114,8 @@ def test_subjects_have_as_many_tokens_as_they_say(vehicle: str, number: int, ver
     assert update_subject(vehicle, version).split(".") == ["update", vehicle, str(version)]
     assert rejected_subject(number, vehicle).split(".") == ["rejected", str(number), vehicle]
     assert partition_filter(number) == f"ingest.{number}.>"
-    assert split_ingest(f"ingest.{number}.{vehicle}") == (number, vehicle)
+    assert split_ingest(f"ingest.{number}.{vehicle}.packets") == (number, vehicle, "")
+    assert split_ingest(f"ingest.{number}.{vehicle}.packets.msgpack") == (number, vehicle, "msgpack")
 
 
 @given(st.text())

@@ -8,9 +8,12 @@ import signal
 import sys
 from typing import Any
 
+import msgspec
+
 from fleetcast.commands import roll
 from fleetcast.platform import Platform
 from fleetcast.settings import Settings
+from fleetcast.wiring import configure_logging
 
 _TEXT = """Starts nats-server, the edge (Pushpin and HAProxy), ingest, consume and origin; prints `ready <url>`; keeps them
 running until Ctrl-C. Open for development: it listens on loopback only."""
@@ -31,6 +34,7 @@ def say(line: str) -> None:
 
 async def run(arguments: argparse.Namespace, settings: Settings) -> int:
     """Runs it until SIGINT or SIGTERM."""
+    configure_logging(msgspec.structs.replace(settings, log_level="error"), "up")  # roles log for themselves
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
@@ -46,9 +50,7 @@ async def run(arguments: argparse.Namespace, settings: Settings) -> int:
     await starting
     try:
         if not stopping_early:
-            say(
-                f"open for development: no credentials, loopback only. Vehicles send to {platform.ingest_url}"
-            )
+            say(f"open for development: no credentials, loopback only. Vehicles send to {platform.doors}")
             async with roll.served(platform):
                 print(f"ready {platform.url}", flush=True)
                 await stop.wait()

@@ -74,7 +74,7 @@ async def _queue(connection: Connection) -> list[tuple[str, str, bytes]]:
                     raise
                 return None
         message = answer["message"]
-        _, vehicle = split_ingest(message["subject"])
+        _, vehicle, _ = split_ingest(message["subject"])
         lines = base64.b64decode(message["hdrs"]).decode().split("\r\n")
         name = next(line.partition(": ")[2] for line in lines if line.startswith("Nats-Msg-Id: "))
         return vehicle, name.partition("/")[2], base64.b64decode(message["data"])

@@ -81,7 +81,7 @@ def short_folder() -> Iterator[Path]:
 def platform_settings(folder: Path, spare: int = 0, **changes: Any) -> Settings:
     """Settings for a platform under `folder`, every port free and another one."""
     edges, consumers, origins = (changes.get(name, 2) + spare for name in ("edges", "consumers", "origins"))
-    ports = free_ports(10 * edges + 6 + consumers + 2 * origins)
+    ports = free_ports(10 * edges + 7 + consumers + 2 * origins)
     edge, one_each = ports[0], ports[10 * edges :]
     given: dict[str, Any] = {
         "data": str(folder),
@@ -95,6 +95,7 @@ def platform_settings(folder: Path, spare: int = 0, **changes: Any) -> Settings:
         "nats": f"nats://127.0.0.1:{one_each[4]}",
         "origin_port": one_each[5],
         "admin_port": one_each[5 + origins],
+        "mqtt_port": one_each[-1],
         "edge_connections": 200,
     }
     return Settings(**(given | changes))

@@ -165,11 +165,12 @@ class Ground:
     def adapted(self, command: str) -> str:
         """With the test's ports; what would not end is given an end."""
         known = {8080: self.settings.front_port, 8081: self.settings.ingest_port}
-        known |= {8086: self.settings.haproxy_port}
+        known |= {8086: self.settings.haproxy_port, 1883: self.settings.mqtt_port}
         known |= {8070 + number: self.settings.admin_port + min(number, 2) for number in range(5)}
         command = re.sub(
             r"(?<=127\.0\.0\.1:)(\d+)", lambda found: str(known.get(int(found[1]), found[1])), command
         )
+        command = re.sub(r"(?<=-p )1883\b", str(self.settings.mqtt_port), command)
         if re.search(r"\bcurl\b", command):
             ending = f" --max-time {_STREAM_SECONDS}" if re.search(r"\bcurl -\w*N", command) else ""
             command += ending + r" -w '\n%{http_code}'"
