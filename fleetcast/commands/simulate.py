@@ -23,7 +23,7 @@ def add_commands(commands: Any) -> None:
     sub = commands.add_parser("simulate", help=text, description=text.capitalize() + ".")
     kinds = sub.add_subparsers(title="what", metavar="cars|phones", required=True)
     for kind, (what, module) in _SIMULATORS.items():
-        one = kinds.add_parser(kind, help=what, description=what.capitalize() + ".")
+        one = kinds.add_parser(kind, help=what, description=f"{what[0].upper()}{what[1:]}.")
         module.add_arguments(one)
         one.set_defaults(run=run, kind=kind)
 

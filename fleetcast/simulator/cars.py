@@ -110,14 +110,14 @@ class Acked(msgspec.Struct, frozen=True):
 class Totals(msgspec.Struct):
     """What happened so far; `run_cars` keeps it up to date. `error` is the last error's text.
 
-    `acked` counts distinct packets, `mqtt` those of them that went by MQTT; `repeats` what was acknowledged once more.
-    `unacknowledged` are packets that were made, `unanswered` those of them that were sent: they may be stored.
+    `acked` counts distinct packets, `mqtt` those of them that went by MQTT. `unacknowledged` are packets that were made,
+    `unanswered` those of them that were sent: they may be stored. The last four are trouble that was made: `repeats` were
+    acknowledged once more, `late` ones sent after newer ones.
     """
 
     acked: int = 0
     mqtt: int = 0
     duplicates: int = 0
-    repeats: int = 0
     raw: int = 0
     wire: int = 0
     errors: int = 0
@@ -125,6 +125,10 @@ class Totals(msgspec.Struct):
     unacknowledged: int = 0
     unanswered: int = 0
     error: str = ""
+    tunnels: int = 0
+    repeats: int = 0
+    late: int = 0
+    reboots: int = 0
 
 
 Report = Callable[[Acked], None]
@@ -201,6 +205,7 @@ class _Sender:
             0.0  # until when the car has lived, since when its computer runs: time.monotonic()
         )
         self._boot, self._said = -1, 0.0
+        self._newest = Packet(0, 0)  # that was sent
 
     async def drive(self, begin: float, share: float) -> None:
         """A tick each interval until the stop, the first after `share` (0 to 1) of one; then what is left to be sent."""
@@ -230,6 +235,7 @@ class _Sender:
                     for send in sends:
                         await self._send(send)
                 case Vanish():
+                    self.totals.tunnels += 1
                     await self.door.leave()
 
     def _made(self, packet: Packet) -> Parcel:
@@ -252,6 +258,7 @@ class _Sender:
     def _clock(self, boot: int, now: float) -> float:
         """When the packet is sent, as the car's clock has it: never the same millisecond twice."""
         if boot != self._boot:
+            self.totals.reboots += self._boot >= 0
             self._boot, self._up, self._said = boot, now, 0.0
             self._repeated.clear()
         self._said = max(told(self.script.clock, time.time(), now - self._up), self._said + _MS)
@@ -264,6 +271,8 @@ class _Sender:
                 await self._until_answered(parcel)
                 self.totals.repeats += 1
             return
+        self.totals.late += step.packet < self._newest
+        self._newest = max(self._newest, step.packet)
         parcel, sent = self.parcels[step.packet], time.monotonic()
         self.in_hand = True
         receipt = await self._until_answered(parcel)

@@ -82,8 +82,8 @@ def add_trouble(parser: argparse.ArgumentParser) -> None:
     """What goes wrong; `trouble_of` reads it."""
     group = parser.add_argument_group(
         "trouble",
-        "What goes wrong around real cars; nothing by default. Each rate is from 0 to 1: a chance at each tick, of --skewed"
-        " the share of cars. The same --seed gives the same trouble.",
+        "What goes wrong around real cars; nothing by default. Each rate is from 0 to 1:\n"
+        "a chance at each tick, of --skewed the share of cars. The same --seed gives the\nsame trouble.",
     )
     group.add_argument(
         "--trouble", action="store_true", help="some of all of it; a rate given beside it holds"
@@ -94,9 +94,23 @@ def add_trouble(parser: argparse.ArgumentParser) -> None:
 
 
 def trouble_of(args: argparse.Namespace) -> Trouble:
-    """The rates as given. ValueError (msgspec.ValidationError) if one is none."""
+    """The rates as given. ValueError if one is none."""
     given = {name: getattr(args, name) for name in _TROUBLE if getattr(args, name) is not None}
-    return msgspec.convert(msgspec.structs.asdict(SOME if args.trouble else Trouble()) | given, Trouble)
+    for name, rate in given.items():
+        if not 0 <= rate <= 1:
+            raise ValueError(f"--{name}: {rate:g} is not from 0 to 1")
+    return msgspec.structs.replace(SOME if args.trouble else Trouble(), **given)
+
+
+def trouble_made(totals: Totals) -> str:
+    """In words; empty if there was none."""
+    made = (
+        (totals.tunnels, "tunnels"),
+        (totals.repeats, "packets sent again"),
+        (totals.late, "sent late"),
+        (totals.reboots, "reboots"),
+    )
+    return ", ".join(f"{count} {what}" for count, what in made if count)
 
 
 async def run(args: argparse.Namespace) -> int:
@@ -109,7 +123,7 @@ async def run(args: argparse.Namespace) -> int:
     try:
         fields = {name: getattr(args, name) for name in Options.__struct_fields__}
         options = msgspec.convert(fields | {"trouble": trouble_of(args)}, Options)
-    except msgspec.ValidationError as error:
+    except ValueError as error:
         return _wrong(error)
     if options.door != "http":
         _allow_files(_FILES_A_CAR * options.cars + 200)
@@ -119,6 +133,7 @@ async def run(args: argparse.Namespace) -> int:
         loop.add_signal_handler(number, stop.set)
     if args.seconds > 0:
         loop.call_later(args.seconds, stop.set)
+    loop.set_exception_handler(_handled)
     acked: list[Acked] = []
     totals = Totals()
     screen = _Screen(args.json, acked, totals, stop)
@@ -143,6 +158,12 @@ def _allow_files(count: int) -> None:
         resource.setrlimit(
             resource.RLIMIT_NOFILE, (count if hard == resource.RLIM_INFINITY else min(count, hard), hard)
         )
+
+
+def _handled(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """aiomqtt registers a socket for writing a turn later; one that was closed in that turn is no news."""
+    if not (isinstance(context.get("exception"), OSError) and "add_writer" in context["message"]):
+        loop.default_exception_handler(context)
 
 
 def _wrong(error: Exception) -> int:
@@ -196,7 +217,7 @@ class _Screen:
             f"{t.acked} packets acknowledged ({t.acked / seconds:.1f}/s; {t.mqtt} by MQTT), {t.raw / seconds / 1e6:.1f} MB/s"
             f" ({t.wire / seconds / 1e6:.1f} compressed), {t.duplicates} duplicates, {t.retries} retries,"
             f" {t.errors} errors, {t.unacknowledged} unacknowledged"
-        )
+        ) + (f"; {made}" if (made := trouble_made(t)) else "")
 
     def _print(self, line: dict[str, Any]) -> None:
         self._write(msgspec.json.encode(line).decode() + "\n")
