@@ -197,6 +197,20 @@ def nats(text: str, settings: Settings) -> Iterator[Finding]:
     well = size >= settings.max_packet + 65_536
     mend = "" if well else f"a packet of {settings.max_packet} bytes and its headers do not pass: 2MB"
     yield Finding(well, "nats: max_payload above the largest packet", mend)
+    well = re.search(r"max_buffered_size", text) is not None
+    mend = (
+        ""
+        if well
+        else "a burst of large packets ends the connections: set max_buffered_size: 1GB in jetstream {}"
+    )
+    yield Finding(well, "nats: max_buffered_size", mend)
+    if re.search(r"^\s*mqtt\s*\{", text, re.MULTILINE):
+        for key, why in (
+            ("js_api_timeout", 'a burst of large packets ends the connections: set "20s"'),
+            ("reject_qos2_publish", "QoS 2 is stored in another stream, and never comes: set true"),
+        ):
+            well = re.search(rf"^\s*{key}\b", text, re.MULTILINE) is not None
+            yield Finding(well, f"nats: mqtt {key}", "" if well else why)
 
 
 def stream(name: str, config: dict[str, object], wanted: dict[str, object]) -> Iterator[Finding]:

@@ -11,7 +11,7 @@ FOLDER = Path("/tmp/fleetcast")
 
 PUSHPIN = pushpin.configuration(SETTINGS, 0, FOLDER)
 HAPROXY = haproxy.configuration(SETTINGS, [("127.0.0.1:8090", 8073)], FOLDER)["haproxy.cfg"]
-NATS = natsserver.configuration(SETTINGS, FOLDER)
+NATS = natsserver.configuration(SETTINGS, FOLDER, mqtt=True)
 
 
 def bad(findings: object) -> list[str]:
@@ -100,6 +100,9 @@ def test_each_trap_of_haproxy_is_seen(line: str, instead: str, said: str) -> Non
         ("sync_interval: always", 'sync_interval: "2m"', "sync_interval"),
         (r"max_payload: \d+", "", "max_payload"),
         (r"max_payload: \d+", "max_payload: 1MB", "max_payload"),
+        ("max_buffered_size: 1GB", "", "max_buffered_size"),
+        ("js_api_timeout: .*", "", "js_api_timeout"),
+        ("reject_qos2_publish: true", "", "reject_qos2_publish"),
     ],
 )
 def test_each_trap_of_nats_is_seen(line: str, instead: str, said: str) -> None:

@@ -168,7 +168,7 @@ def _configurations(arguments: argparse.Namespace, settings: Settings) -> Iterat
         if arguments.nats is not None:
             yield from traps.nats(arguments.nats.read_text(), settings)
         elif not _clustered(settings):  # else they are the operator's own
-            yield from traps.nats(natsserver.configuration(settings, folder), settings)
+            yield from traps.nats(natsserver.configuration(settings, folder, mqtt=True), settings)
     except OSError as error:
         raise Unusable(f"doctor: {error}") from None
 

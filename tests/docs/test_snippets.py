@@ -34,7 +34,7 @@ NOT_RUN = {
     "git clone REPOSITORY fleetcast && cd fleetcast": "the address is the reader's; `make fresh` runs it",
 }
 
-_PROGRAMS = "fleetcast|curl|python3?|make|pytest|apt-get|git|cd|pip|printf|gzip|zstd|kill|docker|node|npm"
+_PROGRAMS = "fleetcast|curl|mosquitto_pub|python3?|make|pytest|apt-get|git|cd|pip|printf|gzip|zstd|kill|docker|node|npm"
 _COMMAND = re.compile(rf"(?:[A-Z_]+=\S+ +)*(?:\.venv/bin/)?(?:{_PROGRAMS}) \S")
 _STREAM_SECONDS = 0.7
 _ENDED = 28  # curl's status when its time is over, as it is for a stream
