@@ -13,6 +13,7 @@ import time
 from collections import defaultdict
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from datetime import UTC, datetime
 
 import msgspec
 import pytest
@@ -27,6 +28,7 @@ from fleetcast.packet import decode, inflate
 from fleetcast.simulator.cars import Acked, Options, Totals, pause_before, run_cars
 from fleetcast.simulator.cars_command import add_arguments, run
 from fleetcast.simulator.samples import MAX_BYTES
+from fleetcast.simulator.trouble import Trouble
 
 pytestmark = pytest.mark.anyio
 
@@ -59,6 +61,8 @@ class Arrival(msgspec.Struct):
     seq: int
     body: bytes
     inflated: int
+    sent_at: str
+    token: str | None = None
 
 
 class Ingest:
@@ -78,7 +82,8 @@ class Ingest:
         inflated = len(inflate(body, encoding, MAX_BYTES))
         assert packet.vehicle == request.path_params["vehicle"]
         assert packet.signals["Simulator.Packet"].value == [packet.boot, packet.seq]
-        arrival = Arrival(packet.vehicle, packet.boot, packet.seq, body, inflated)
+        token = request.headers.get("authorization")
+        arrival = Arrival(packet.vehicle, packet.boot, packet.seq, body, inflated, packet.sent_at, token)
         self.arrivals.append(arrival)
         failure = self.answer(arrival)
         key = (packet.vehicle, packet.boot, packet.seq)
@@ -234,6 +239,75 @@ async def test_the_stop_waits_for_the_packet_in_hand() -> None:
             refuse = False
     assert by_car(acked) == {"car-00000": [1], "car-00001": [1]}
     assert totals.unacknowledged == 0
+
+
+SMALL = Options(cars=6, per_minute=120, min_bytes=0, max_bytes=0, boot=77)
+
+
+async def test_in_trouble_every_packet_is_kept_and_the_same_seed_makes_the_same() -> None:
+    trouble = Trouble(tunnels=0.1, bursts=0.2, duplicates=0.3, late=0.2, reboots=0.1)
+    orders = []
+    for _ in range(2):
+        ingest = Ingest()
+        async with serving(ingest) as url:
+            options = msgspec.structs.replace(SMALL, ingest=url, trouble=trouble)
+            async with fleet(options) as (acked, totals, _stop):
+                await until(lambda acked=acked: len(acked) >= 80)  # type: ignore[misc]
+        assert {(one.vehicle, one.boot, one.seq) for one in acked} == ingest.kept.keys()
+        assert len(acked) == totals.acked == len(ingest.kept)
+        assert totals.repeats == len(ingest.arrivals) - len(acked) > 0
+        assert min(totals.tunnels, totals.late, totals.reboots) > 0
+        assert totals.unacknowledged == totals.errors == totals.retries == 0
+        bodies = {(one.vehicle, one.boot, one.seq, one.body) for one in ingest.arrivals}
+        assert len(bodies) == len(acked), "again means the same bytes"
+        orders.append([(one.boot, one.seq) for one in ingest.arrivals if one.vehicle == "car-00003"][:8])
+    assert orders[0] == orders[1]
+
+
+async def test_a_late_packet_keeps_its_times() -> None:
+    ingest = Ingest()
+    async with serving(ingest) as url:
+        options = msgspec.structs.replace(SMALL, ingest=url, trouble=Trouble(late=0.3))
+        async with fleet(options) as (_acked, totals, _):
+            await until(lambda: totals.late >= 3)
+    overtaken = 0
+    for vehicle in {one.vehicle for one in ingest.arrivals}:
+        mine = [one for one in ingest.arrivals if one.vehicle == vehicle]
+        made = sorted(mine, key=lambda one: one.seq)
+        times = [one.sent_at for one in made]
+        assert times == sorted(set(times)), "made one after the other"
+        overtaken += mine != made
+    assert overtaken > 0
+
+
+async def test_wrong_clocks_are_an_hour_ahead_or_in_1970() -> None:
+    ingest = Ingest()
+    async with serving(ingest) as url:
+        options = msgspec.structs.replace(SMALL, ingest=url, trouble=Trouble(skewed=1, reboots=0.2))
+        async with fleet(options) as (_acked, totals, _):
+            await until(lambda: totals.reboots >= 3)
+    now = datetime.now(UTC)
+    off = {(datetime.fromisoformat(one.sent_at) - now).total_seconds() // 60 for one in ingest.arrivals}
+    assert {minutes for minutes in off if minutes > 0} <= {58, 59}
+    assert all(one.sent_at.startswith("1970-01-01T00:00") for one in ingest.arrivals if one.sent_at < "2000")
+    assert len({one.sent_at < "2000" for one in ingest.arrivals}) == 2
+    for one in ingest.arrivals:
+        if one.seq == 1 and one.sent_at < "2000":
+            assert one.sent_at < "1970-01-01T00:00:00.1", "this clock begins anew with its sender"
+
+
+async def test_a_car_shows_its_token() -> None:
+    ingest = Ingest()
+    acked: list[Acked] = []
+    stop = asyncio.Event()
+    async with serving(ingest) as url:
+        options = msgspec.structs.replace(SMALL, ingest=url, cars=2)
+        drive = run_cars(options, report=acked.append, stop=stop, token_of=lambda vehicle: f"of-{vehicle}")
+        task = asyncio.create_task(drive)
+        await until(lambda: len(by_car(acked)) == 2)
+        stop.set()
+        await task
+    assert all(one.token == f"Bearer of-{one.vehicle}" for one in ingest.arrivals)
 
 
 @pytest.mark.parametrize(
