@@ -15,7 +15,8 @@ import contextlib
 import math
 import random
 import time
-from collections.abc import Callable, Iterable
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -24,7 +25,17 @@ from msgspec import Meta
 
 from fleetcast.settings import Noun
 from fleetcast.simulator.car import Car
-from fleetcast.simulator.door import Door, DoorName, Failed, Receipt, Refused, TokenOf, no_token
+from fleetcast.simulator.door import (
+    Answer,
+    Batching,
+    Door,
+    DoorName,
+    Failed,
+    Receipt,
+    Refused,
+    TokenOf,
+    no_token,
+)
 from fleetcast.simulator.drives import find_drives
 from fleetcast.simulator.http_door import http_doors
 from fleetcast.simulator.mqtt_door import MqttDoor, host_and_port
@@ -47,7 +58,7 @@ class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     Sizes are inflated bytes of a packet, drawn evenly between the two. `speedup` is how many seconds the cars live in
     one second. `precompressed` is for load generators: see Samples.body. `mqtt` is HOST:PORT. With the door `mix` every
-    second car goes by MQTT.
+    second car goes by MQTT. `batches`: a backlog by HTTP is one request.
     """
 
     ingest: str = "http://127.0.0.1:8081"
@@ -67,6 +78,7 @@ class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     drives: str | None = None
     speedup: Annotated[float, Meta(gt=0)] = 1.0
     trouble: Trouble = Trouble()
+    batches: bool = False
 
     def __post_init__(self) -> None:
         if self.min_bytes > self.max_bytes:
@@ -157,10 +169,15 @@ async def run_cars(
             rng = random.Random(f"post/{options.seed}/{vehicle}")
             drive = drives[number % len(drives)]
             car = Car(vehicle, drive, options.seed, rng.uniform(0, drive.period))
-            mqtt = options.by_mqtt(number)
-            door: Door = MqttDoor(options.mqtt, vehicle, token_of) if mqtt else http_door(vehicle)
+            door: Door
+            batching: Batching | None = None
+            if options.by_mqtt(number):
+                door = MqttDoor(options.mqtt, vehicle, token_of)
+            else:
+                door = by_http = http_door(vehicle)
+                batching = by_http if options.batches else None
             script = Script(options.trouble, options.seed, vehicle, boot)
-            senders.append(_Sender(car, script, door, rng, options, samples, report, stop, totals))
+            senders.append(_Sender(car, script, door, batching, rng, options, samples, report, stop, totals))
         begin = time.monotonic()
         tasks = [asyncio.create_task(one.drive(begin, n / options.cars)) for n, one in enumerate(senders)]
         stopped = asyncio.create_task(stop.wait())
@@ -189,6 +206,7 @@ class _Sender:
         car: Car,
         script: Script,
         door: Door,
+        batching: Batching | None,
         rng: random.Random,
         options: Options,
         samples: Samples,
@@ -198,13 +216,16 @@ class _Sender:
     ) -> None:
         self.car, self.script, self.door, self.rng, self.options = car, script, door, rng, options
         self.samples, self.report, self.stop, self.totals = samples, report, stop, totals
+        self.batching = batching
         self.parcels: dict[Packet, Parcel] = {}  # made, and not acknowledged
-        self.in_hand = False  # one of these was sent, and is not answered
+        self.in_hand = 0  # of these: sent, and not answered
         self._repeated: dict[Packet, Parcel] = {}  # acknowledged, and to be sent again
-        self._lived = self._up = (
-            0.0  # until when the car has lived, since when its computer runs: time.monotonic()
-        )
-        self._boot, self._said = -1, 0.0
+        self._lived = 0.0  # until when the car has lived: time.monotonic()
+        self._boot, self._up, self._said = (
+            -1,
+            0.0,
+            0.0,
+        )  # of the clock: since when it runs, and what it said last
         self._newest = Packet(0, 0)  # that was sent
 
     async def drive(self, begin: float, share: float) -> None:
@@ -232,8 +253,7 @@ class _Sender:
                 case Send():
                     await self._send(step)
                 case Backlog(sends):
-                    for send in sends:
-                        await self._send(send)
+                    await self._deliver(sends)
                 case Vanish():
                     self.totals.tunnels += 1
                     await self.door.leave()
@@ -265,39 +285,60 @@ class _Sender:
         return self._said
 
     async def _send(self, step: Send) -> None:
-        """Send a packet until it is acknowledged, or refused as bad."""
-        if step.again:
-            if (parcel := self._repeated.pop(step.packet, None)) is not None:  # it is None if it was refused
-                await self._until_answered(parcel)
-                self.totals.repeats += 1
-            return
-        self.totals.late += step.packet < self._newest
-        self._newest = max(self._newest, step.packet)
-        parcel, sent = self.parcels[step.packet], time.monotonic()
-        self.in_hand = True
-        receipt = await self._until_answered(parcel)
-        self.in_hand = False
-        del self.parcels[step.packet]
-        if receipt is not None:
-            self._acknowledged(parcel, receipt, sent)
-            if step.repeated:
-                self._repeated[step.packet] = parcel
+        if not step.again:
+            await self._deliver([step])
+        elif (parcel := self._repeated.pop(step.packet, None)) is not None:  # None: it was refused
+            await self._answers([parcel])
+            self.totals.repeats += 1
 
-    async def _until_answered(self, parcel: Parcel) -> Receipt | None:
-        """Tries until there is an answer; None if it was refused."""
+    async def _deliver(self, sends: Sequence[Send]) -> None:
+        """Send these in their order, each until it is acknowledged, or refused as bad."""
+        left = deque(sends)
+        while left:
+            sent = time.monotonic()
+            parcels = [self.parcels[step.packet] for step in left]
+            self.in_hand = 1 if self.batching is None else len(parcels)
+            for answer in await self._answers(parcels):
+                step = left.popleft()
+                self.totals.late += step.packet < self._newest
+                self._newest = max(self._newest, step.packet)
+                parcel = self.parcels.pop(step.packet)
+                if isinstance(answer, Receipt):
+                    self._acknowledged(parcel, answer, sent)
+                    if step.repeated:
+                        self._repeated[step.packet] = parcel
+            self.in_hand = 0
+
+    async def _answers(self, parcels: Sequence[Parcel]) -> list[Receipt | Refused]:
+        """Tries until the first packet is answered for good; its answer, and those to the packets behind it, as far as there
+        are any.
+        """
         failures = 0
         while True:
-            try:
-                return await self.door.send(parcel)
-            except Refused as why:
-                self.totals.errors += 1
-                self.totals.error = f"{parcel.vehicle}: {why}"
-                return None
-            except Failed as why:
-                self.totals.retries += 1
-                self.totals.error = f"{parcel.vehicle}: {why}"
-                await asyncio.sleep(pause_before(failures, why.retry_after, self.rng))
-                failures += 1
+            why: Failed | None = None
+            final: list[Receipt | Refused] = []
+            for answer in await self._try(parcels):
+                if isinstance(answer, Failed):
+                    why = answer
+                    break
+                final.append(answer)
+                if isinstance(answer, Refused):
+                    self.totals.errors += 1
+                    self.totals.error = f"{self.car.vehicle}: {answer}"
+            if why is None or final:
+                return final
+            self.totals.retries += 1
+            self.totals.error = f"{self.car.vehicle}: {why}"
+            await asyncio.sleep(pause_before(failures, why.retry_after, self.rng))
+            failures += 1
+
+    async def _try(self, parcels: Sequence[Parcel]) -> list[Answer]:
+        try:
+            if self.batching is not None and len(parcels) > 1:
+                return await self.batching.send_all(parcels)
+            return [await self.door.send(parcels[0])]
+        except (Failed, Refused) as answer:
+            return [answer]
 
     def _acknowledged(self, parcel: Parcel, receipt: Receipt, sent: float) -> None:
         self.totals.acked += 1

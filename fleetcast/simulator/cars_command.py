@@ -74,6 +74,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=default.seed)
     parser.add_argument("--boot", type=int, default=default.boot, help="0: the time now in ms")
     parser.add_argument("--drives", metavar="DIR", help="a folder of traces second,speed_kmh")
+    parser.add_argument(
+        "--batches",
+        action="store_true",
+        help="by HTTP what was kept in a tunnel is one request, multipart/mixed",
+    )
     parser.add_argument("--json", action="store_true", help="one JSON object a line, twice a second")
     add_trouble(parser)
 

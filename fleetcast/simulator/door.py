@@ -6,7 +6,7 @@ the car's own business (`cars`), the same for both.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Literal, Protocol
 
 import msgspec
@@ -50,6 +50,18 @@ class Door(Protocol):
 
     async def leave(self) -> None:
         """The car is out of reach: its connection, if it has one of its own, is gone. The next `send` opens another."""
+
+
+Answer = Receipt | Failed | Refused
+
+
+class Batching(Protocol):
+    """A door that takes several packets at a time."""
+
+    async def send_all(self, parcels: Sequence[Parcel]) -> list[Answer]:
+        """One try for the first ones, at least one, in their order, and their answers. Nothing is stored behind what
+        failed. Raises Failed or Refused for all.
+        """
 
 
 def no_token(_vehicle: str) -> str | None:

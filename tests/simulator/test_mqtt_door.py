@@ -11,10 +11,11 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from backports import zstd
 
 from fleetcast import natsserver
 from fleetcast.jetstream import Connection, connect, provisioned
-from fleetcast.packet import JSON, NDJSON, decode, sniffed
+from fleetcast.packet import JSON, NDJSON
 from fleetcast.settings import Settings
 from fleetcast.simulator.cars import Acked, Options, Totals, run_cars
 from fleetcast.simulator.door import Failed, Receipt
@@ -53,8 +54,9 @@ class Site:
             message = (await self.connection.api(f"STREAM.MSG.GET.{PACKETS}", {"seq": seq}))["message"]
             _, vehicle, form = split_ingest(message["subject"])
             body = base64.b64decode(message["data"])
-            packet = decode(body, form, sniffed(body), MAX_BYTES)
-            found.append(Stored(vehicle, form, packet.boot, packet.seq, body))
+            text = zstd.decompress(body) if body.startswith(b"\x28\xb5\x2f\xfd") else body
+            packet = msgspec.json.decode(text.split(b"\n")[0] if form == "ndjson" else text)
+            found.append(Stored(vehicle, form, packet["boot"], packet["seq"], body))
         return found
 
     async def limit(self, size: int) -> None:
