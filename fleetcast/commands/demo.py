@@ -26,7 +26,7 @@ from fleetcast.jetstream import Connection, connect
 from fleetcast.platform import Platform
 from fleetcast.settings import Settings
 from fleetcast.simulator import cars_command
-from fleetcast.simulator.cars import Totals
+from fleetcast.simulator.options import Totals
 from fleetcast.simulator.table import LiveTable, print_summary
 from fleetcast.simulator.verdict import Verdict
 from fleetcast.subjects import PACKETS

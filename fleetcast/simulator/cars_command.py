@@ -12,7 +12,8 @@ from typing import Any, get_args
 
 import msgspec
 
-from fleetcast.simulator.cars import Acked, MixedDoor, MixedForm, Options, Totals, run_cars
+from fleetcast.simulator.cars import run_cars
+from fleetcast.simulator.options import Acked, MixedDoor, MixedForm, Options, Totals
 from fleetcast.simulator.samples import Encoding
 from fleetcast.simulator.trouble import SOME, Trouble
 

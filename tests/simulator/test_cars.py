@@ -25,11 +25,13 @@ from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from fleetcast.packet import decode, inflate
-from fleetcast.simulator.cars import Acked, Options, Totals, pause_before, run_cars
+from fleetcast.simulator.cars import run_cars
 from fleetcast.simulator.cars_command import add_arguments, run
 from fleetcast.simulator.door import Receipt
 from fleetcast.simulator.http_door import http_doors
+from fleetcast.simulator.options import Acked, Options, Totals
 from fleetcast.simulator.samples import MAX_BYTES, Parcel
+from fleetcast.simulator.sender import pause_before
 from fleetcast.simulator.trouble import Trouble
 
 pytestmark = pytest.mark.anyio

@@ -17,9 +17,10 @@ from fleetcast import natsserver
 from fleetcast.jetstream import Connection, connect, provisioned
 from fleetcast.packet import JSON, NDJSON
 from fleetcast.settings import Settings
-from fleetcast.simulator.cars import Acked, Options, Totals, run_cars
+from fleetcast.simulator.cars import run_cars
 from fleetcast.simulator.door import Failed, Receipt
 from fleetcast.simulator.mqtt_door import MqttDoor, host_and_port
+from fleetcast.simulator.options import Acked, Options, Totals
 from fleetcast.simulator.samples import MAX_BYTES, Parcel
 from fleetcast.subjects import PACKETS, split_ingest
 from tests.servers import Proxy, Server, free_ports, nats_server, until
