@@ -1,8 +1,9 @@
-"""The cars of a proof, a process: each sends its packets one after the other, each until it is acknowledged.
+"""The cars of a proof, a process: each sends its packets one after the other, each until it is acknowledged. Every second
+one sends by MQTT, if there is a port for it.
 
 In: commands on standard input, a JSON object a line: {"rate": packets a second of all cars together}, 0 pauses them.
-Out: each tenth of a second {"acked": [[car, packet], …], "retries": n, "paused": whether nothing is on its way, "refused": a
-sentence if ingest refused a packet}.
+Out: each tenth of a second {"acked": [[car, packet], …], "retries": n, "unsure": how many of them may have been stored by MQTT,
+"paused": whether nothing is on its way, "refused": a sentence if ingest refused a packet}.
 """
 
 from __future__ import annotations
@@ -17,17 +18,20 @@ import msgspec
 
 from fleetcast.proof.client import Line
 from fleetcast.proof.drivers import Driver
+from fleetcast.proof.mqtt import MqttLine
 from fleetcast.proof.packets import body
 
 _TIMEOUT = 10.0
+_STORED = 202
 
 
 class Cars(Driver):
     """All cars."""
 
-    def __init__(self, port: int, seed: int, vehicles: list[str], rate: float) -> None:
+    def __init__(self, port: int, mqtt: int, seed: int, vehicles: list[str], rate: float) -> None:
         super().__init__()
         self.port = port
+        self.mqtt = mqtt
         self.seed = seed
         self.vehicles = vehicles
         self.rate = rate
@@ -35,6 +39,7 @@ class Cars(Driver):
         self.busy = 0
         self.acked: list[tuple[int, int]] = []
         self.retries = 0
+        self.unsure = 0
         self.refused = ""
         if rate > 0:
             self.go.set()
@@ -51,6 +56,7 @@ class Cars(Driver):
         return {
             "acked": acked,
             "retries": self.retries,
+            "unsure": self.unsure,
             "paused": not self.go.is_set() and not self.busy,
             "refused": self.refused,
         }
@@ -65,7 +71,7 @@ class Cars(Driver):
         vehicle = self.vehicles[number]
         dice = random.Random(f"{self.seed}/{vehicle}")
         n = 0
-        line: Line | None = None
+        door = _Mqtt(self.mqtt, vehicle) if self.mqtt and number % 2 else _Http(self.port, vehicle)
         due = time.monotonic() + dice.random() * len(self.vehicles) / max(self.rate, 1)
         while True:
             await self.go.wait()
@@ -75,50 +81,81 @@ class Cars(Driver):
             due = max(due, time.monotonic() - 1) + len(self.vehicles) / self.rate
             self.busy += 1
             content, kind, encoding = body(self.seed, vehicle, n)
-            headers = {"Content-Type": kind, "Content-Encoding": encoding}
-            while True:
-                line, status = await self._post(line, vehicle, headers, content)
-                if status == 202:
-                    break
+            while (status := await door.send(content, kind, encoding)) != _STORED:
                 if 400 <= status < 500:
                     self.refused = f"{vehicle}: packet {n} refused with {status}"
                 self.retries += 1
+                self.unsure += isinstance(door, _Mqtt)
                 await asyncio.sleep(dice.uniform(0.1, 0.6))
             self.acked.append((number, n))
             self.busy -= 1
             n += 1
 
-    async def _post(
-        self, line: Line | None, vehicle: str, headers: dict[str, str], content: bytes
-    ) -> tuple[Line | None, int]:
-        """The connection to go on with, and the status; 0 if there was no answer."""
+
+class _Http:
+    """A car's way to ingest. `send` gives the status, 0 if there was no answer."""
+
+    def __init__(self, port: int, vehicle: str) -> None:
+        self._port = port
+        self._path = f"/v1/vehicles/{vehicle}/packets"
+        self._line: Line | None = None
+
+    async def send(self, content: bytes, kind: str, encoding: str) -> int:
         try:
             async with asyncio.timeout(_TIMEOUT):
-                if line is None:
-                    line = await Line.open(self.port)
-                line.ask("POST", f"/v1/vehicles/{vehicle}/packets", headers, content)
-                answer = await line.answer()
+                if self._line is None:
+                    self._line = await Line.open(self._port)
+                self._line.ask(
+                    "POST", self._path, {"Content-Type": kind, "Content-Encoding": encoding}, content
+                )
+                answer = await self._line.answer()
         except (OSError, TimeoutError):
-            if line is not None:
-                line.close()
-            return None, 0
+            self._close()
+            return 0
         if answer.headers.get("connection") == "close":
-            line.close()
-            return None, answer.status
-        return line, answer.status
+            self._close()
+        return answer.status
+
+    def _close(self) -> None:
+        if self._line is not None:
+            self._line.close()
+            self._line = None
+
+
+class _Mqtt:
+    """A car's way to nats-server. JSON goes to the bare topic, where the platform looks what it is."""
+
+    def __init__(self, port: int, vehicle: str) -> None:
+        self._port = port
+        self._vehicle = vehicle
+        self._line: MqttLine | None = None
+
+    async def send(self, content: bytes, kind: str, encoding: str) -> int:
+        topic = f"vehicles/{self._vehicle}/packets" + ("/ndjson" if kind.endswith("ndjson") else "")
+        try:
+            async with asyncio.timeout(_TIMEOUT):
+                if self._line is None:
+                    self._line = await MqttLine.open(self._port, self._vehicle)
+                await self._line.publish(topic, content)
+        except (OSError, TimeoutError):
+            if self._line is not None:
+                self._line.close()
+                self._line = None
+            return 0
+        return _STORED
 
 
 def main() -> int:
     """`python -m fleetcast.proof.cars`: see the module's text."""
     parser = argparse.ArgumentParser(prog="fleetcast.proof.cars", description=__doc__)
     parser.add_argument("--port", type=int, required=True, help="where ingest listens")
+    parser.add_argument("--mqtt", type=int, default=0, help="where nats-server listens for MQTT; 0: nowhere")
     parser.add_argument("--seed", type=int, required=True)
     parser.add_argument("--vehicles", required=True, help="their ids, in a JSON list")
     parser.add_argument("--rate", type=float, default=0.0, help="packets a second of all together")
     given = parser.parse_args()
-    asyncio.run(
-        Cars(given.port, given.seed, msgspec.json.decode(given.vehicles, type=list[str]), given.rate).run()
-    )
+    vehicles = msgspec.json.decode(given.vehicles, type=list[str])
+    asyncio.run(Cars(given.port, given.mqtt, given.seed, vehicles, given.rate).run())
     return 0
 
 

@@ -75,7 +75,14 @@ class NodesWorld(World):
         self.harmed: float | None = None
         self._mending: list[asyncio.Task[None]] = []
         super().__init__(
-            folder, seed, size, say, partitions=PARTITIONS, nats=url(self._places), replicas=COUNT
+            folder,
+            seed,
+            size,
+            say,
+            partitions=PARTITIONS,
+            nats=url(self._places),
+            replicas=COUNT,
+            mqtt_port=0,
         )
 
     def make_platform(self) -> ProvenPlatform:
