@@ -139,7 +139,7 @@ async def run(args: argparse.Namespace) -> int:
         loop.add_signal_handler(number, stop.set)
     if args.seconds > 0:
         loop.call_later(args.seconds, stop.set)
-    loop.set_exception_handler(_handled)
+    loop.set_exception_handler(handled)
     acked: list[Acked] = []
     totals = Totals()
     screen = _Screen(args.json, acked, totals, stop)
@@ -166,7 +166,7 @@ def _allow_files(count: int) -> None:
         )
 
 
-def _handled(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+def handled(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
     """aiomqtt registers a socket for writing a turn later; one that was closed in that turn is no news."""
     if not (isinstance(context.get("exception"), OSError) and "add_writer" in context["message"]):
         loop.default_exception_handler(context)

@@ -52,13 +52,14 @@ class MqttDoor:
         """Closes the connection."""
         losing, client = self._losing, self._client
         self._losing = self._client = None
-        if losing is not None and not losing.done():
-            losing.cancel()
-        if losing is not None:
-            await asyncio.gather(losing, return_exceptions=True)
-        if client is not None:
-            with suppress(aiomqtt.MqttError):
-                await client.__aexit__(None, None, None)
+        if client is None or losing is None:
+            return
+        with suppress(aiomqtt.MqttError):
+            await client.__aexit__(None, None, None)
+        # It ends with the connection; what it ended by is to be asked for, or asyncio complains.
+        await asyncio.wait({losing}, timeout=_GOODBYE)
+        losing.cancel()
+        await asyncio.gather(losing, return_exceptions=True)
 
     async def _connect(self) -> None:
         await self.leave()
@@ -72,7 +73,13 @@ class MqttDoor:
             clean_session=True,
             timeout=_CONNECT,
         )
-        await client.__aenter__()
+        try:
+            await client.__aenter__()
+        except aiomqtt.MqttError:
+            client.timeout = 0.0
+            with suppress(aiomqtt.MqttError):  # closes what the library leaves open if nobody answered
+                await client.__aexit__(None, None, None)
+            raise
         client.timeout = _GOODBYE  # of the disconnect: a server that hangs does not take it
         self._client, self._losing = client, asyncio.create_task(_lost(client))
 

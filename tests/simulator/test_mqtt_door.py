@@ -17,7 +17,9 @@ from fleetcast import natsserver
 from fleetcast.jetstream import Connection, connect, provisioned
 from fleetcast.packet import JSON, NDJSON
 from fleetcast.settings import Settings
+from fleetcast.simulator import mqtt_door
 from fleetcast.simulator.cars import run_cars
+from fleetcast.simulator.cars_command import handled
 from fleetcast.simulator.door import Failed, Receipt
 from fleetcast.simulator.mqtt_door import MqttDoor, host_and_port
 from fleetcast.simulator.options import Acked, Options, Totals
@@ -241,6 +243,24 @@ async def test_nobody_listens(site: Site) -> None:
             await car.send(parcel())
 
 
+async def test_a_server_that_does_not_answer_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mqtt_door, "_CONNECT", 0.2)
+    left = 0
+
+    async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal left
+        await reader.read()  # to the end
+        left += 1
+        writer.close()
+
+    port = free_ports(1)[0]
+    async with await asyncio.start_server(silent, "127.0.0.1", port), door(f"127.0.0.1:{port}") as car:
+        for tries in (1, 2):
+            with pytest.raises(Failed, match="timed out"):
+                await car.send(parcel())
+            await until(lambda tries=tries: left == tries, "the connection is closed")  # type: ignore[misc]
+
+
 async def test_a_car_shows_its_token(folder: Path, settings: Settings) -> None:
     users = (
         f'authorization {{ users: [{{ user: "us", password: "us" }}, {{ user: "{CAR}", password: "right" }}] }}\n'
@@ -268,3 +288,16 @@ def test_an_address_has_a_port(address: str) -> None:
     assert host_and_port("car.example:8883") == ("car.example", 8883)
     with pytest.raises(ValueError, match="HOST:PORT"):
         host_and_port(address)
+
+
+async def test_only_a_socket_that_was_closed_in_the_same_turn_is_no_news(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    loop = asyncio.get_running_loop()
+    closed = OSError(9, "Bad file descriptor")
+    message = "Exception in callback BaseSelectorEventLoop.add_writer(15, <function>)"
+    handled(loop, {"message": message, "exception": closed})
+    assert caplog.text == ""
+    handled(loop, {"message": message, "exception": ValueError("another")})
+    handled(loop, {"message": "Exception in callback another()", "exception": closed})
+    assert [record.getMessage() for record in caplog.records] == [message, "Exception in callback another()"]
