@@ -34,3 +34,8 @@ def rfc3339(moment: datetime | float) -> str:
     """An aware datetime, or seconds since 1970, as `2026-11-23T10:00:00.000Z`. Such texts compare as the times do."""
     aware = moment.astimezone(UTC) if isinstance(moment, datetime) else datetime.fromtimestamp(moment, UTC)
     return aware.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def seconds(text: str) -> float:
+    """The other way: seconds since 1970. Raises ValueError."""
+    return datetime.fromisoformat(text).timestamp()

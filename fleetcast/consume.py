@@ -20,15 +20,18 @@ import structlog
 from fleetcast import metrics, sse
 from fleetcast.clock import Clock, rfc3339
 from fleetcast.edge import Edge, Item
-from fleetcast.errors import Recover, Reject, Unavailable
+from fleetcast.errors import Poisoned, Recover, Reject, Unavailable
 from fleetcast.explain import Trace, Traces
 from fleetcast.live import Change, Fenced, Held, Live, Refused
-from fleetcast.packet import decode
+from fleetcast.packet import Packet, decode
+from fleetcast.poison import Outcome, Watch
 from fleetcast.queue import Delivery, Queue
 from fleetcast.resume import event_id
 from fleetcast.settings import Settings
+from fleetcast.skew import believed
 from fleetcast.state import Named, State, apply, stored_already
 from fleetcast.subjects import channel, partition, split_channel
+from fleetcast.tally import Tallies
 from fleetcast.update import Update, diff
 
 log = structlog.get_logger()
@@ -46,7 +49,32 @@ class _Folded:
     updates: dict[str, list[Update]] = field(default_factory=dict)
     rejected: list[tuple[Delivery, str]] = field(default_factory=list)
     redelivered: set[str] = field(default_factory=set)
-    sent: dict[str, str] = field(default_factory=dict)
+    repeated: list[str] = field(default_factory=list)
+    late: list[str] = field(default_factory=list)
+    skewed: list[str] = field(default_factory=list)
+    handled: list[Outcome] = field(default_factory=list)
+    sent: dict[str, Packet] = field(default_factory=dict)
+    """By vehicle its last packet, with its own times."""
+
+    def reject(self, delivery: Delivery, reason: str) -> None:
+        """It can never be applied."""
+        self.rejected.append((delivery, reason))
+        self.handled.append((delivery.vehicle, True))
+
+    def apply(self, before: State, after: State, packet: Packet, *, skewed: bool) -> None:
+        """It leads from one state to the next; if they are the same it is a repeat, under another position."""
+        vehicle = packet.vehicle
+        self.handled.append((vehicle, False))
+        if after is before:
+            self.repeated.append(vehicle)
+            return
+        self.states[vehicle] = after
+        self.sent[vehicle] = packet
+        self.updates.setdefault(vehicle, []).append(diff(before, after))
+        if (after.boot, after.seq) == (before.boot, before.seq):
+            self.late.append(vehicle)
+        if skewed:
+            self.skewed.append(vehicle)
 
 
 class Consumer:
@@ -70,10 +98,26 @@ class Consumer:
         self._held: OrderedDict[str, Held] = OrderedDict()
         self._epoch = ""
         self._stopping = asyncio.Event()
+        self._watch = Watch(settings.poison_packets, settings.poison_vehicles)
         self.traces = Traces(settings.state_cache)
+        self.tallies = Tallies(settings.state_cache, rfc3339(clock.now()))
+        self.poisoned = ""
+        """Why it stopped by itself; empty while it has not."""
 
     async def run(self) -> None:
-        """Until `stop`: what is in hand then is finished."""
+        """Until `stop`: what is in hand then is finished. Or until nearly everything is being rejected."""
+        try:
+            await self._work()
+        except Poisoned as why:
+            self.poisoned = str(why)
+            metrics.POISONED.set(1)
+            log.error(
+                "consumption stops, the rest stays in the queue: look at `fleetcast rejected list`, roll back or mend, and"
+                " restart consume; poison_packets = 0 rejects all the same",
+                reason=self.poisoned,
+            )
+
+    async def _work(self) -> None:
         failures = 0
         while not self._stopping.is_set():
             whole = failures < _FAILURES
@@ -96,6 +140,17 @@ class Consumer:
         """Ends `run` after the batch in hand."""
         self._stopping.set()
 
+    async def stopped(self) -> None:
+        """Waits for `stop`."""
+        await self._stopping.wait()
+
+    async def well(self) -> None:
+        """Raises Unavailable once it has stopped by itself."""
+        if self.poisoned:
+            raise Unavailable(
+                f"stopped: {self.poisoned}; see `fleetcast rejected list`, roll back or mend, and restart"
+            )
+
     async def _pause(self, failures: int) -> None:
         """Nothing after the first failure, then longer each time: a live state that is full stays so for a while."""
         if failures > 0:
@@ -117,13 +172,17 @@ class Consumer:
             stopping.cancel()
 
     async def handle(self, batch: Sequence[Delivery]) -> None:
-        """The flow. Raises Recover; whatever happened by then, nothing is acked that is not applied or rejected."""
+        """The flow. Raises Recover, or Poisoned before anything of the batch is rejected.
+
+        Whatever happened by then, nothing is acked that is not applied or rejected.
+        """
         if not batch:
             return
         handled = self._clock.now()
         try:
             held = await self._load({delivery.vehicle for delivery in batch})
             folded = self._fold(batch, held)
+            self._look_out(folded.handled)
             # Before the commit: once a state is past a packet, a redelivery of it is taken for applied.
             for delivery, reason in folded.rejected:
                 await self._reject(delivery, reason)
@@ -153,22 +212,26 @@ class Consumer:
                 packet = decode(delivery.body, delivery.form, delivery.encoding, self._settings.max_packet)
                 if packet.vehicle != delivery.vehicle:
                     raise Reject(f"says it is of vehicle {packet.vehicle}")
+                received = delivery.stored if delivery.received is None else delivery.received
+                ahead, behind = self._settings.clock_ahead, self._settings.clock_behind
+                timed = believed(packet, received, ahead, behind)
                 stored_at = rfc3339(delivery.stored)
                 after = apply(
-                    before, packet, delivery.incarnation, delivery.position, stored_at, self._enrichers
+                    before, timed, delivery.incarnation, delivery.position, stored_at, self._enrichers
                 )
             except Reject as why:
-                folded.rejected.append((delivery, str(why)))
+                folded.reject(delivery, str(why))
                 continue
             except Exception as bug:
                 log.exception("cannot handle a packet", vehicle=delivery.vehicle, packet=delivery.position)
-                folded.rejected.append((delivery, f"cannot be handled: {type(bug).__name__}: {bug}"))
+                folded.reject(delivery, f"cannot be handled: {type(bug).__name__}: {bug}")
                 continue
-            if after is not before:  # else it is a repeat, under another position
-                folded.states[delivery.vehicle] = after
-                folded.sent[delivery.vehicle] = packet.sent_at
-                folded.updates.setdefault(delivery.vehicle, []).append(diff(before, after))
+            folded.apply(before, after, packet, skewed=timed is not packet)
         return folded
+
+    def _look_out(self, batch: Sequence[Outcome]) -> None:
+        if why := self._watch.poisoned(batch):
+            raise Poisoned(why)
 
     async def _load(self, vehicles: Iterable[str]) -> dict[str, Held]:
         known = {vehicle: self._held[vehicle] for vehicle in vehicles if vehicle in self._held}
@@ -189,8 +252,8 @@ class Consumer:
         now = self._clock.now()
         stored = {delivery.vehicle: delivery.stored for delivery in batch}
         for vehicle in folded.updates:
-            state = folded.states[vehicle]
-            packet = f"{state.boot}/{state.seq}"
+            state, sent = folded.states[vehicle], folded.sent[vehicle]
+            packet = f"{sent.boot}/{sent.seq}"
             log.debug("committed", vehicle=vehicle, packet=packet, version=state.version)
             self.traces.note(
                 Trace(
@@ -198,20 +261,32 @@ class Consumer:
                     packet=packet,
                     version=state.version,
                     position=state.position,
-                    sent_at=folded.sent[vehicle],
+                    sent_at=sent.sent_at,
                     stored=stored[vehicle],
                     handled=handled,
                     committed=committed,
                     published=now,
                     member=self._settings.member or "a consume process",
                     replicas=self._edge.replicas(channel(vehicle)),
+                    skewed=vehicle in folded.skewed,
                 )
             )
 
     def _count(self, batch: Sequence[Delivery], folded: _Folded) -> None:
+        self._watch.handled(folded.handled)
         applied = sum(len(updates) for updates in folded.updates.values())
         metrics.APPLIED.inc(applied)
         metrics.REPEATED.inc(len(batch) - applied - len(folded.rejected))
+        metrics.LATE.inc(len(folded.late))
+        metrics.SKEWED.inc(len(folded.skewed))
+        for vehicles, count in (
+            (folded.repeated, self.tallies.duplicate),
+            (folded.late, self.tallies.late),
+            (folded.skewed, self.tallies.skewed),
+            ([delivery.vehicle for delivery, _ in folded.rejected], self.tallies.rejected),
+        ):
+            for vehicle in vehicles:
+                count(vehicle)
         now = self._clock.now()
         for delivery in batch:
             metrics.AGE_SECONDS.observe(max(0.0, now - delivery.stored))
@@ -270,9 +345,13 @@ class Consumer:
                     # partitions not reset, a later packet would be applied before them, and they be taken for applied.
                     raise Recover(str(more), {one.partition for one in batch}) from more
             return
+        outcome = [(batch[0].vehicle, True)]
+        self._look_out(outcome)
         try:
             await self._reject(batch[0], str(why))
             await self._queue.ack(batch)
+            self._watch.handled(outcome)
+            self.tallies.rejected(batch[0].vehicle)
         except Unavailable as error:
             raise Recover(str(error), {batch[0].partition}) from error
 

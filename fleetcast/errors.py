@@ -33,6 +33,10 @@ class TooLarge(Reject):
     """The same, for its size: a caller who can still refuse it says 413."""
 
 
+class Poisoned(FleetcastError):
+    """Nearly everything would be rejected: stop consuming, say so, and leave the queue as it is."""
+
+
 class Recover(FleetcastError):
     """What we hold of these partitions may be wrong: discard it, reload from the leader, reset the consumers."""
 

@@ -13,6 +13,7 @@ import msgspec
 
 from fleetcast.clock import rfc3339
 from fleetcast.state import State
+from fleetcast.tally import Tally
 
 
 class Trace(msgspec.Struct, frozen=True, gc=False):
@@ -30,6 +31,8 @@ class Trace(msgspec.Struct, frozen=True, gc=False):
     member: str
     replicas: Sequence[str]
     """The edge replicas that it was published to; none if nobody listened."""
+    skewed: bool = False
+    """`sent_at` was not believed."""
 
 
 class Traces:
@@ -61,6 +64,12 @@ class Known(msgspec.Struct, frozen=True):
     rejected: str
     """The reason of its newest packet in REJECTED, if that is newer than the state; else empty."""
     trace: Trace | None
+    tally: Tally = Tally()
+    """What the running processes counted of it."""
+    since: str = ""
+    """When the first of them began to count."""
+    kept: int = 0
+    """Its packets in REJECTED now."""
 
 
 def hops(known: Known) -> list[tuple[str, str, str]]:
@@ -75,7 +84,11 @@ def hops(known: Known) -> list[tuple[str, str, str]]:
     replicas = ", ".join(trace.replicas)
     published = f"to {replicas}" if replicas else "to nobody: no phone listens"
     return [
-        ("sent", trace.sent_at, "by the vehicle's own clock"),
+        (
+            "sent",
+            trace.sent_at,
+            "by the vehicle's own clock" + (", which is not believed" if trace.skewed else ""),
+        ),
         ("stored", rfc3339(trace.stored), f"in the queue, at position {trace.position}; acknowledged"),
         (
             "handled",
@@ -93,6 +106,14 @@ def hops(known: Known) -> list[tuple[str, str, str]]:
             f"{_after(trace.committed, trace.published)} later, {published}",
         ),
     ]
+
+
+def counted(known: Known) -> str:
+    """How often its packets were something else than new and in order; `rejected` also as REJECTED has them now."""
+    tally = known.tally
+    text = f"duplicate {tally.duplicate}, late {tally.late}, skewed {tally.skewed}, rejected {tally.rejected}"
+    since = f" since {known.since}" if known.since else ""
+    return f"{text}{since}; {known.kept} in REJECTED"
 
 
 def sentence(known: Known, updated: float | None) -> str:

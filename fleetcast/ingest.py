@@ -24,12 +24,13 @@ from fleetcast.packet import ENCODINGS, FORMS, bound_size, decode
 from fleetcast.queue import Queue
 from fleetcast.settings import Settings
 from fleetcast.subjects import is_vehicle
+from fleetcast.tally import Tallies
 
 log = structlog.get_logger()
 
 
-def application(queue: Queue, settings: Settings) -> Starlette:
-    """The ASGI application."""
+def application(queue: Queue, settings: Settings, tallies: Tallies | None = None) -> Starlette:
+    """The ASGI application. `tallies` counts each vehicle's duplicates."""
 
     async def accept(request: Request) -> Response:
         """identify, bound, check, store, 202."""
@@ -56,6 +57,8 @@ def application(queue: Queue, settings: Settings) -> Starlette:
         metrics.STORE_SECONDS.observe(time.perf_counter() - began)
         metrics.ACKED.inc()
         metrics.DUPLICATES.inc(stored.duplicate)
+        if stored.duplicate and tallies is not None:
+            tallies.duplicate(vehicle)
         metrics.STORED_BYTES.inc(0 if stored.duplicate else len(body))
         log.debug(
             "packet stored",

@@ -19,12 +19,19 @@ STORE_SECONDS = Histogram(
 
 # Consume. Applied follows acked; if it falls behind, add consume processes. Repeated rises after a takeover, a little.
 # Rejected rising means bad packets, or a bad deploy of an enricher: look into REJECTED. Recoveries rise with each
-# takeover; many without one mean that two processes fight, or that messages get lost on the way.
+# takeover; many without one mean that two processes fight, or that messages get lost on the way. Late and skewed are about
+# the vehicles: `fleetcast explain VEHICLE` counts them for one; skewed rising after a release of theirs is a broken clock.
+# Poisoned 1: look into REJECTED, roll back, restart; if the last good process is gone too, the queue fills until it refuses.
 APPLIED = Counter("fleetcast_applied_total", "Packets applied to a state: one version, one update each")
 REPEATED = Counter(
     "fleetcast_repeated_total", "Packets that a state already included, and that were only acked"
 )
 REJECTED = Counter("fleetcast_rejected_total", "Packets put into REJECTED")
+LATE = Counter("fleetcast_late_total", "Packets applied after a newer one of their vehicle")
+SKEWED = Counter("fleetcast_skewed_total", "Packets applied with a time that was not believed")
+POISONED = Gauge(
+    "fleetcast_poisoned", "1: this process consumes nothing more, since nearly all would be rejected"
+)
 RECOVERIES = Counter(
     "fleetcast_recoveries_total", "Times that what was held of partitions was thrown away and reloaded"
 )

@@ -23,7 +23,7 @@ from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 
 from fleetcast import metrics
-from fleetcast.clock import Clock, rfc3339
+from fleetcast.clock import Clock, rfc3339, seconds
 from fleetcast.errors import Recover, Unavailable
 from fleetcast.jetstream import (
     AGAIN,
@@ -138,7 +138,7 @@ class NatsQueue:
             ENCODING: delivery.encoding,
             REASON: " ".join(reason.split())[:500],
             POSITION: str(delivery.position),
-            STORED: rfc3339(delivery.stored),
+            STORED: rfc3339(delivery.stored if delivery.received is None else delivery.received),
         }
         subject = rejected_subject(delivery.partition, delivery.vehicle)
         answer = msgspec.json.decode(
@@ -166,7 +166,9 @@ class NatsQueue:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._tasks.clear()
         left = {number: await self._drop(number) for number in list(self._partitions)}
+        metrics.PARTITIONS.set(0)
         # With a server that hangs this must not take longer than whoever stops us waits.
         with suppress(Unavailable, ApiError, TimeoutError):
             async with asyncio.timeout(_LEAVE):
@@ -183,11 +185,13 @@ class NatsQueue:
 
     async def settled(self) -> None:
         """Returns if the partitions that are ours can be pulled from. Raises Unavailable."""
+        if not self._tasks:
+            raise Unavailable("it takes no part")
         missing = (
             owned(self._member, self._settings.partitions, self._members.names) - self._partitions.keys()
         )
         waiting = [number for number, partition in self._partitions.items() if partition.broken is not None]
-        if not self._tasks or missing or waiting:
+        if missing or waiting:
             raise Unavailable(f"{len(missing) + len(waiting)} partitions are being taken over")
 
     async def _say(self, *, leaving: bool = False, joining: bool = False) -> None:
@@ -417,5 +421,12 @@ def _delivery(message: Msg, headers: dict[str, str], generation: Generation) -> 
         encoding=headers.get(ENCODING) or sniffed(message.data),
         body=message.data,
         token=message.reply,
+        received=_received(headers.get(STORED, "")),
     )
     return delivery, int(tokens[-3])
+
+
+def _received(text: str) -> float | None:
+    with suppress(ValueError):
+        return seconds(text)
+    return None

@@ -56,6 +56,7 @@ class NatsRejected:
             "Nats-Msg-Id": f"replay/{one.number}/{one.rejected_at}",
             FORM: one.form,
             ENCODING: one.encoding,
+            STORED: one.stored_at,  # by which the vehicle's clock is judged, however long it lay here
         }
         answer = msgspec.json.decode(
             await self._connection.request(put_subject(one.vehicle), one.body, headers)

@@ -40,11 +40,14 @@ _FRAMES = 256  # of one body; each costs an inflater, whatever it holds
 _LIMIT_OF_INT = 2**53 - 1  # what every JSON reader holds exactly, JavaScript's included
 
 
-class Signal(msgspec.Struct, frozen=True, gc=False):
+class Signal(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     """A value and when it was observed (RFC 3339 UTC, ms). The same shape goes out to phones."""
 
     value: Value
     at: str
+    skewed: bool | None = False
+    """The vehicle's clock was not to be believed: `at` is when the packet was stored. None (null) stands in updates only,
+    where a merge patch takes the mark away."""
 
 
 def same(one: Signal | None, other: Signal | None) -> bool:
@@ -68,6 +71,8 @@ class Packet(msgspec.Struct, frozen=True):
     signals: dict[str, Signal]
     samples: Callable[[], Any] = list
     """Inflates and decodes the bulk, on demand: the list of sample lines, or the `samples` member. May raise Reject."""
+    skewed: bool = False
+    """Its `sent_at` was not to be believed, and is when it was stored (`skew.believed`)."""
 
     @property
     def id(self) -> str:

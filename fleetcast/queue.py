@@ -23,7 +23,7 @@ class Stored(msgspec.Struct, frozen=True, gc=False):
 class Delivery(msgspec.Struct, frozen=True, gc=False):
     """One packet out of the queue, as it was stored (`stored`: when, seconds since 1970).
 
-    `token` is the adapter's own, for the ack.
+    `token` is the adapter's own, for the ack. `received`: when it first was stored, if it was put again out of REJECTED.
     """
 
     vehicle: str
@@ -35,6 +35,7 @@ class Delivery(msgspec.Struct, frozen=True, gc=False):
     encoding: str
     body: bytes
     token: Any
+    received: float | None = None
 
 
 class Queue(Protocol):

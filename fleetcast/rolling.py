@@ -24,6 +24,8 @@ from fleetcast.supervisor import Notice, Program, Supervisor
 _IN_HAND = 20.0  # seconds that requests of a drained server get
 _STREAMS = 30.0  # seconds that the last streams of an edge get, once all have been told
 _CONNECTED = 30.0
+_WATCHED = 1.0  # seconds for which a new consume process is watched at its work
+_WELL_AGAIN = 10.0  # one that stopped by itself never is
 _SETTLE = 0.3  # seconds in which a replica tells a consume process its subscriptions
 
 
@@ -119,6 +121,12 @@ async def _roll_role(running: Running, name: str, say: Notice) -> None:
     await _drain(running, name, say)
     await running.supervisor.restart(name, running.prepared(name))
     await running.well(name)
+    one = running.layout.processes[name]
+    if (
+        one.role == "consume"
+    ):  # whose new code may reject nearly everything: at a fleet's rate that shows at once
+        await asyncio.sleep(_WATCHED)
+        await running.wait(name, partial(probes.http, f"http://127.0.0.1:{one.admin}/ready"), _WELL_AGAIN)
     await _taken(running, name)
 
 

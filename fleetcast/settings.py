@@ -102,6 +102,18 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     )
     """Business logic, in order: `module` (its `enrich`) or `module:function`."""
 
+    # Time and poison
+    clock_ahead: Seconds = 10.0
+    """How far a vehicle's time may be ahead of the moment in which its packet is stored. What is beyond is shown as of that
+    moment, and marked `skewed`."""
+    clock_behind: Seconds = 604_800.0
+    """The same for times behind it: the longest that vehicles keep packets to send them later. The default is 7 days."""
+    poison_packets: Annotated[int, msgspec.Meta(ge=0, le=1_000_000)] = 200
+    """A consume process stops before nine tenths of the last so many packets that it handled are rejected; some so many are
+    in REJECTED then, all others still in the queue. 0: it never stops."""
+    poison_vehicles: Count = 10
+    """It stops only if the rejected ones are from at least so many vehicles."""
+
     # Limits
     max_packet: Annotated[int, msgspec.Meta(ge=1024, le=8_000_000)] = 1_048_576
     """A packet's size, as sent and when inflated."""
@@ -147,6 +159,11 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             )
         if self.max_state < self.max_packet:
             raise Unusable(f"max_state: {self.max_state} is less than max_packet ({self.max_packet})")
+        if 0 < self.poison_packets < self.poison_vehicles:
+            raise Unusable(
+                f"poison_packets: {self.poison_packets} packets are never from {self.poison_vehicles} vehicles"
+                " (poison_vehicles); 0 turns it off"
+            )
         return self
 
 

@@ -3,6 +3,8 @@
 `apply(state, packet, …)` is the whole of it: a packet that the state already includes changes nothing; any other raises
 the version by one. The state records the last packet it includes twice over: by its place in the queue (for redelivery)
 and by the sender's own (boot, seq) (for a packet that was sent again), so a packet is applied once in effect.
+
+Of each signal the last observed wins, whatever the order in which packets come: `Origin` decides between equal times.
 """
 
 from __future__ import annotations
@@ -19,6 +21,13 @@ from fleetcast.packet import Packet, Signal, Value, same
 _SIGNALS = msgspec.json.Decoder(dict[str, Signal])
 _MEMORY = msgspec.json.Decoder(dict[str, dict[str, Any]])
 _REMEMBERED = 63  # bits of `seen`: fits the 64-bit integers of every JSON reader we use
+
+
+class Origin(msgspec.Struct, frozen=True, order=True, array_like=True, gc=False):
+    """Which packet a signal came with, by the sender's count."""
+
+    boot: int
+    seq: int
 
 
 class State(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
@@ -38,6 +47,8 @@ class State(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     incarnation: str = ""
     position: int = 0
     """The newest packet included, by its place in the queue; positions of another incarnation say nothing."""
+    origins: dict[str, Origin] = {}
+    """Where signals came from, those of the newest packet left out: of a packet that carries everything none is kept."""
     memory: dict[str, dict[str, Any]] = {}
     """What enrichers keep for themselves, by their names; never sent to phones."""
 
@@ -61,7 +72,7 @@ class State(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
 
     def _has(self, path: str, value: Value) -> bool:
         known = self.signals.get(path)
-        return known is not None and same(known, Signal(value, known.at))
+        return known is not None and same(known, Signal(value, known.at, known.skewed))
 
     def recall(self, name: str) -> Mapping[str, Any]:
         """What the enricher of this name remembered; empty at first. Older versions' keys may be there: tolerate them."""
@@ -102,19 +113,14 @@ def apply(
 ) -> State:
     """The state after this packet; the same object if it is a repeat. Raises Reject if an enricher raises.
 
-    A packet newer than the state, by (boot, seq), sets what it carries and runs the enrichers. A late one only fills in
-    what was observed later than the state knows, so it never turns the live state back.
+    Of each signal the greatest (at, boot, seq) is kept, so packets come to the same signals in any order, and none turns
+    the live state back. Only a packet newer than the state, by (boot, seq), runs the enrichers.
     """
     if state.includes(packet):
         return state
     newer = (packet.boot, packet.seq) > (state.boot, state.seq)
-    if newer:
-        signals = {**state.signals, **packet.signals}
-    else:
-        fresher = {
-            p: s for p, s in packet.signals.items() if p not in state.signals or s.at > state.signals[p].at
-        }
-        signals = {**state.signals, **fresher}
+    taken = _newer(state, packet) if newer else _late(state, packet)
+    signals = {**state.signals, **taken}
     boot, seq, seen = _after(state, packet)
     after = msgspec.structs.replace(
         state,
@@ -127,10 +133,45 @@ def apply(
         incarnation=incarnation,
         position=position,
     )
-    if newer:
-        for named in enrichers:
-            after = _enriched(named, after, packet)
-    return after
+    origin = Origin(packet.boot, packet.seq)
+    if not newer:
+        return msgspec.structs.replace(after, origins={**state.origins, **dict.fromkeys(taken, origin)})
+    for named in enrichers:
+        after = _enriched(named, after, packet)
+    # What enrichers set is this packet's, too; the rest is from where it was.
+    was = Origin(state.boot, state.seq)
+    kept = {
+        path: state.origins.get(path, was)
+        for path, signal in state.signals.items()
+        if path not in taken and after.signals.get(path) is signal
+    }
+    return msgspec.structs.replace(after, origins=kept)
+
+
+def _newer(state: State, packet: Packet) -> dict[str, Signal]:
+    """What a packet newer than all before it sets: its count is the highest, so between equal times it wins."""
+    known = state.signals
+    return {
+        path: signal
+        for path, signal in packet.signals.items()
+        if (one := known.get(path)) is None or signal.at >= one.at or signal.skewed or one.skewed
+    }
+
+
+def _late(state: State, packet: Packet) -> dict[str, Signal]:
+    """What a late packet sets: what was observed later than the state knows, and what it does not know.
+
+    A time that was not the vehicle's says nothing about when: then the sender's count alone decides.
+    """
+    mine, newest = Origin(packet.boot, packet.seq), Origin(state.boot, state.seq)
+    taken = {}
+    for path, signal in packet.signals.items():
+        known, origin = state.signals.get(path), state.origins.get(path, newest)
+        if known is None or (
+            mine > origin if signal.skewed or known.skewed else (signal.at, mine) > (known.at, origin)
+        ):
+            taken[path] = signal
+    return taken
 
 
 def _enriched(named: Named, state: State, packet: Packet) -> State:
@@ -152,8 +193,13 @@ def _enriched(named: Named, state: State, packet: Packet) -> State:
     kept = {name: one for name, one in after.memory.items() if one is not memory.get(name)}
     if kept and not _comes_back(_MEMORY, kept):
         raise Reject(f"enricher {named.name} remembers what JSON cannot hold")
+    set_ = after.signals
+    if packet.skewed:  # what it derived is of no better a time than the packet's
+        set_ = set_ | {
+            p: Signal(s.value, s.at, skewed=True) for p, s in changed.items() if s.at == packet.sent_at
+        }
     # What counts and orders is ours: an enricher that touched it would break the chain for every phone.
-    return msgspec.structs.replace(state, signals=after.signals, memory=after.memory)
+    return msgspec.structs.replace(state, signals=set_, memory=after.memory)
 
 
 def _comes_back(decoder: msgspec.json.Decoder[Any], value: object) -> bool:

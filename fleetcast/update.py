@@ -1,7 +1,8 @@
 """What phones get: the whole view (`Snapshot`), or what one packet changed (`Update`). Pure.
 
-An update's `signals` are a JSON Merge Patch (RFC 7396) on the snapshot's: a changed signal stands there whole, a removed
-one as null. `prev` is the version before it on the channel: a phone at that version applies it, any other missed some.
+An update's `signals` are a JSON Merge Patch (RFC 7396) on the snapshot's: a changed signal stands there whole (with a null
+for `skewed` if it was marked and is no longer), a removed one as null. `prev` is the version before it on the channel: a
+phone at that version applies it, any other missed some.
 """
 
 from __future__ import annotations
@@ -38,9 +39,12 @@ def snapshot(state: State) -> Snapshot:
 
 def diff(before: State, after: State) -> Update:
     """What leads from one state's view to the next one's."""
-    signals: dict[str, Signal | None] = {
-        path: signal for path, signal in after.signals.items() if not same(before.signals.get(path), signal)
-    }
+    signals: dict[str, Signal | None] = {}
+    for path, signal in after.signals.items():
+        if (known := before.signals.get(path)) is not signal and not same(known, signal):
+            # A merge patch leaves alone what it does not name: a mark that is gone must be taken away.
+            gone = known is not None and known.skewed and not signal.skewed
+            signals[path] = Signal(signal.value, signal.at, None) if gone else signal
     signals |= {path: None for path in before.signals if path not in after.signals}
     return Update(after.vehicle, after.version, before.version, after.updated_at, signals)
 
@@ -50,5 +54,9 @@ def patched(view: Snapshot, update: Update) -> Snapshot:
     if update.vehicle != view.vehicle or update.prev != view.version:
         raise ValueError(f"update {update.prev}->{update.version} does not follow version {view.version}")
     signals = {path: signal for path, signal in view.signals.items() if path not in update.signals}
-    signals |= {path: signal for path, signal in update.signals.items() if signal is not None}
+    signals |= {path: _whole(signal) for path, signal in update.signals.items() if signal is not None}
     return Snapshot(view.vehicle, update.version, update.updated_at, signals)
+
+
+def _whole(signal: Signal) -> Signal:
+    return Signal(signal.value, signal.at) if signal.skewed is None else signal

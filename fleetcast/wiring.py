@@ -19,7 +19,7 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from fleetcast import enrich, health, ingest, nats_explain, origin, pushpin
-from fleetcast.clock import Clock, SystemClock
+from fleetcast.clock import Clock, SystemClock, rfc3339
 from fleetcast.consume import Consumer
 from fleetcast.edge import Edge
 from fleetcast.errors import Unusable
@@ -29,6 +29,7 @@ from fleetcast.nats_live import NatsLive
 from fleetcast.nats_queue import NatsQueue
 from fleetcast.queue import Queue
 from fleetcast.settings import Settings
+from fleetcast.tally import Tallies
 
 log = structlog.get_logger()
 
@@ -99,7 +100,9 @@ async def run_ingest(settings: Settings, seams: Seams = _AS_THEY_ARE) -> None:
     connection = await _connected(settings, "ingest")
     queue = NatsQueue(connection, settings, seams.clock)
     checks = {"queue": partial(takes_packets, connection, settings)}
-    app = ingest.application(seams.queue(queue), settings)
+    tallies = Tallies(settings.state_cache, rfc3339(seams.clock.now()))
+    app = ingest.application(seams.queue(queue), settings, tallies)
+    await nats_explain.answer(connection, lambda vehicle: None, tallies)
     log.info("no credentials are configured: open for development, on loopback only", host=settings.host)
     await _serve(settings, "ingest", checks, app, settings.host, settings.ingest_port)
     await connection.close()
@@ -137,6 +140,7 @@ async def run_consume(settings: Settings, seams: Seams = _AS_THEY_ARE) -> None:
     edge: Edge = pushpin.ZmqEdge(settings) if settings.publish == "zmq" else pushpin.HttpEdge(settings)
     consumer = Consumer(seams.queue(queue), seams.live(live), seams.edge(edge), enrichers, settings, clock)
     checks: dict[str, health.Check] = {
+        "consumption": consumer.well,
         "queue": partial(takes_packets, connection, settings),
         "live": live.epoch,
         "partitions": queue.settled,
@@ -144,12 +148,14 @@ async def run_consume(settings: Settings, seams: Seams = _AS_THEY_ARE) -> None:
 
     async def life() -> None:
         await edge.ready()
-        await nats_explain.answer(connection, consumer.traces.get)
+        await nats_explain.answer(connection, consumer.traces.get, consumer.tallies)
         await queue.join()
         try:
             await consumer.run()
         finally:
             await queue.leave()
+        # One that stopped by itself stays, to say so: started again it would go on rejecting.
+        await consumer.stopped()
 
     try:
         await _serve(settings, "consume", checks, life=life, finish=consumer.stop)

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fleetcast.clock import SystemClock, rfc3339
+from fleetcast.clock import SystemClock, rfc3339, seconds
 
 ZONES = st.integers(-14 * 60, 14 * 60).map(lambda minutes: timezone(timedelta(minutes=minutes)))
 TIMES = st.datetimes(datetime(2, 1, 1), datetime(9998, 1, 1), timezones=ZONES)  # noqa: DTZ001 - hypothesis wants naive bounds
@@ -34,6 +34,11 @@ def test_reads_back_to_the_millisecond(moment: datetime) -> None:
     text = rfc3339(moment)
     assert len(text) == len("2026-11-23T10:00:00.000Z")
     assert timedelta(0) <= moment - datetime.fromisoformat(text) < timedelta(milliseconds=1)
+
+
+@given(TIMES)
+def test_a_text_as_seconds(moment: datetime) -> None:
+    assert abs(seconds(rfc3339(moment)) - moment.timestamp()) < 0.002
 
 
 @given(TIMES, TIMES)

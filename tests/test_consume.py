@@ -14,17 +14,18 @@ from hypothesis import settings as examples
 from hypothesis import strategies as st
 
 from fleetcast import consume
-from fleetcast.clock import SystemClock
+from fleetcast.clock import SystemClock, rfc3339
 from fleetcast.consume import Consumer
 from fleetcast.edge import Item
 from fleetcast.errors import Recover, Unavailable
 from fleetcast.live import Change, Fenced, Held, Refused
-from fleetcast.packet import JSON, Packet
+from fleetcast.packet import JSON, Packet, Signal
 from fleetcast.queue import Delivery, Stored
 from fleetcast.settings import Settings
 from fleetcast.sse import Parser
 from fleetcast.state import Named, State
 from fleetcast.subjects import channel, partition
+from fleetcast.tally import Tally
 from fleetcast.update import Update, patched, snapshot
 from tests.servers import until
 
@@ -47,6 +48,7 @@ class World:
         self.before: Callable[[str, Any], None] = lambda word, what: None
         self.after: Callable[[str, Any], None] = lambda word, what: None
         self.enrichers: tuple[Named, ...] = ()
+        self.settings = SETTINGS
         self.queue = Queue(self)
         self.live = Live(self)
         self.edge = Edge(self)
@@ -54,7 +56,9 @@ class World:
 
     def another(self) -> Consumer:
         self.queue.ours = False
-        self.consumer = Consumer(self.queue, self.live, self.edge, self.enrichers, SETTINGS, SystemClock())
+        self.consumer = Consumer(
+            self.queue, self.live, self.edge, self.enrichers, self.settings, SystemClock()
+        )
         return self.consumer
 
     async def work(self) -> None:
@@ -96,7 +100,9 @@ class Queue:
         position = len(self.log) + 1
         number = partition(vehicle, PARTITIONS)
         self.log.append(
-            Delivery(vehicle, number, "stream", position, 1000.0 + position, JSON, "identity", body, None)
+            Delivery(
+                vehicle, number, "stream", position, 1_795_428_000.0 + position, JSON, "identity", body, None
+            )
         )
         return self.log[-1]
 
@@ -504,6 +510,153 @@ async def test_a_vehicle_that_cannot_be_committed_holds_up_no_other(world: World
     assert versions(world) == dict.fromkeys("abcd", 1)
     assert world.queue.acked == {1, 3, 4, 5}
     assert not world.queue.rejected  # nothing is wrong with its packet
+
+
+# Time
+
+
+NOW = 1_795_428_000.0  # when the queue stores the packet of position 0, which is 2026-11-23T10:00:00Z
+
+
+async def test_a_clock_that_cannot_be_true_is_replaced_by_the_time_of_the_storing(world: World) -> None:
+    signals = {"own": {"value": 1}, "gps": {"value": 2, "at": "2026-11-23T09:59:58Z"}}
+    world.queue.add("a", body("a", 1, sent_at="1970-01-01T00:00:07Z", signals=signals))
+    await world.work()
+    assert world.live.held("a").state.signals == {
+        "own": Signal(1, rfc3339(NOW + 1), skewed=True),
+        "gps": Signal(2, "2026-11-23T09:59:58.000Z"),
+    }
+    assert world.consumer.tallies.get("a") == Tally(skewed=1)
+    trace = world.consumer.traces.get("a")
+    assert trace is not None
+    assert (trace.sent_at, trace.skewed) == ("1970-01-01T00:00:07.000Z", True)  # what it said
+
+
+async def test_a_redelivery_of_a_wrong_clock_comes_to_the_same(world: World) -> None:
+    world.queue.add("a", body("a", 1, sent_at="2030-01-01T00:00:00Z"))
+    crashed: list[str] = []
+
+    def crash(word: str, what: Any) -> None:
+        if word == "commit" and not crashed:
+            crashed.append(word)
+            raise Crash
+
+    world.before = crash
+    await world.work()
+    assert crashed
+    assert world.live.held("a").state.signals["n"] == Signal(1, rfc3339(NOW + 1), skewed=True)
+
+
+async def test_a_packet_put_again_is_judged_by_when_it_first_came(world: World) -> None:
+    """However long it lay in REJECTED: its clock was right then."""
+    delivery = world.queue.add("a", body("a", 1))
+    month = 30 * 86400
+    world.queue.log[0] = msgspec.structs.replace(
+        delivery, stored=delivery.stored + month, received=delivery.stored
+    )
+    await world.work()
+    state = world.live.held("a").state
+    assert state.signals["n"] == Signal(1, "2026-11-23T10:00:01.000Z")
+    assert state.updated_at == rfc3339(NOW + 1 + month)
+
+
+async def test_tolerances_are_settings(world: World) -> None:
+    world.settings = msgspec.structs.replace(SETTINGS, clock_ahead=1.5, clock_behind=60.0)
+    for seq, sent_at in enumerate(("09:58:00", "09:59:30", "10:00:04", "10:00:07"), 1):
+        world.queue.add("abcd"[seq - 1], body("abcd"[seq - 1], 1, sent_at=f"2026-11-23T{sent_at}Z"))
+    await world.work()
+    skewed = [world.live.held(car).state.signals["n"].skewed for car in CARS]
+    assert skewed == [True, False, False, True]
+
+
+async def test_each_vehicles_packets_are_counted_once_they_are_done(world: World) -> None:
+    add(world, ("a", 1), ("a", 3), ("a", 2), ("a", 2), ("a", 3), ("b", 1))
+    world.queue.add("b", b"no packet")
+    failed: list[str] = []
+
+    def fail_once(word: str, what: Any) -> None:
+        if word == "commit" and not failed:
+            failed.append(word)
+            raise Unavailable("the live state is away")
+
+    world.before = fail_once
+    await world.work()
+    assert failed
+    assert world.consumer.tallies.get("a") == Tally(duplicate=2, late=1)
+    assert world.consumer.tallies.get("b") == Tally(rejected=1)
+    await world.consumer.handle(world.queue.log[:3])  # delivered again: that is not the vehicle's doing
+    assert world.consumer.tallies.get("a") == Tally(duplicate=2, late=1)
+
+
+async def test_the_trace_of_a_late_packet_is_its_own(world: World) -> None:
+    add(world, ("a", 2), ("a", 1))
+    await world.work()
+    trace = world.consumer.traces.get("a")
+    assert trace is not None
+    assert (trace.packet, trace.version, trace.sent_at) == ("1/1", 2, "2026-11-23T10:00:01.000Z")
+
+
+# Poison
+
+
+def spoiled(state: State, packet: Packet) -> State:
+    raise ValueError("spoiled")
+
+
+POISON = msgspec.structs.replace(SETTINGS, poison_packets=20, poison_vehicles=3)
+
+
+async def test_consumption_stops_before_nearly_everything_is_rejected(world: World) -> None:
+    """What is rejected by then is less than what is looked at; nothing else has left the queue."""
+    world.settings, world.enrichers = POISON, (Named("rules", spoiled),)
+    for seq in range(1, 26):
+        add(world, *((car, seq) for car in CARS))
+    await world.work()
+    assert "from 4 vehicles" in world.consumer.poisoned
+    with pytest.raises(Unavailable, match="rejected list"):
+        await world.consumer.well()
+    assert sorted(world.queue.rejected) == list(range(1, 17))  # two batches of eight
+    assert world.queue.acked == world.queue.rejected.keys()
+    assert not world.live.stored
+
+    world.enrichers = ()  # rolled back
+    world.consumer = world.another()
+    await world.consumer.well()
+    await world.work()
+    assert len(world.queue.acked) == 100
+    assert sorted(world.queue.rejected) == list(range(1, 17))
+    assert versions(world) == dict.fromkeys(CARS, 21)
+
+
+async def test_what_cannot_be_committed_counts_too(world: World) -> None:
+    world.settings = POISON
+    world.live.refuses = lambda change: True
+    for seq in range(1, 26):
+        add(world, *((car, seq) for car in CARS))
+    await world.work()
+    assert world.consumer.poisoned
+    assert len(world.queue.rejected) == 17
+    assert world.queue.acked == world.queue.rejected.keys()
+
+
+async def test_one_car_that_sends_nothing_usable_stops_nobody(world: World) -> None:
+    world.settings = POISON
+    for seq in range(1, 40):
+        add(world, ("a", seq)) if seq % 13 == 0 else world.queue.add("b", b"no packet")
+    await world.work()
+    assert not world.consumer.poisoned
+    assert len(world.queue.rejected) == 36
+    assert versions(world) == {"a": 3}
+
+
+async def test_it_can_be_told_to_reject_all_the_same(world: World) -> None:
+    world.settings = msgspec.structs.replace(POISON, poison_packets=0)
+    world.enrichers = (Named("rules", spoiled),)
+    for seq in range(1, 26):
+        add(world, *((car, seq) for car in CARS))
+    await world.work()
+    assert not world.consumer.poisoned
+    assert len(world.queue.rejected) == 100
 
 
 # All of it

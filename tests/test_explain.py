@@ -3,8 +3,10 @@ from typing import Any
 import msgspec
 import pytest
 
-from fleetcast.explain import Known, Trace, Traces, hops, sentence
+from fleetcast.explain import Known, Trace, Traces, counted, hops, sentence
+from fleetcast.nats_explain import Told, together
 from fleetcast.state import State
+from fleetcast.tally import Tally
 
 TRACE = Trace(
     vehicle="car-1",
@@ -72,6 +74,31 @@ def test_one_sentence_says_why(changes: dict[str, Any], updated: float | None, s
     text = sentence(known(**changes), updated)
     assert said in text
     assert "\n" not in text
+
+
+def test_a_clock_that_is_not_believed_is_said_to_be() -> None:
+    skewed = msgspec.structs.replace(TRACE, skewed=True)
+    assert hops(known(trace=skewed))[0][2] == "by the vehicle's own clock, which is not believed"
+    assert hops(known())[0][2] == "by the vehicle's own clock"
+
+
+def test_what_was_counted_stands_in_one_line() -> None:
+    told = known(tally=Tally(1, 2, 3, 4), since="2026-11-23T09:00:00.000Z", kept=5)
+    assert counted(told) == (
+        "duplicate 1, late 2, skewed 3, rejected 4 since 2026-11-23T09:00:00.000Z; 5 in REJECTED"
+    )
+    assert counted(known()) == "duplicate 0, late 0, skewed 0, rejected 0; 0 in REJECTED"
+
+
+def test_several_processes_are_one_answer() -> None:
+    older = msgspec.structs.replace(TRACE, version=6, member="consume-0")
+    told = [
+        Told(older, Tally(late=1), "2026-11-23T09:00:00.000Z"),
+        Told(None, Tally(duplicate=2), "2026-11-23T08:00:00.000Z"),
+        Told(TRACE, Tally(late=2), "2026-11-23T10:00:00.000Z"),
+    ]
+    assert together(told) == Told(TRACE, Tally(duplicate=2, late=3), "2026-11-23T08:00:00.000Z")
+    assert together([]) == Told()
 
 
 def test_the_traces_of_the_vehicles_handled_last_are_kept() -> None:

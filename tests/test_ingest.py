@@ -22,6 +22,7 @@ from fleetcast.ingest import application
 from fleetcast.packet import ENCODINGS, FORMS, JSON, NDJSON
 from fleetcast.queue import Stored
 from fleetcast.settings import Settings
+from fleetcast.tally import Tallies, Tally
 
 LIMIT = 1_048_576
 COMPRESS: dict[str, Callable[[bytes], bytes]] = {
@@ -112,6 +113,15 @@ async def test_is_stored_as_it_was_sent(
     assert answer.headers["content-type"] == "application/json"
     assert answer.json() == {"packet": "car-1/3/4", "stored": 1, "duplicate": False}
     assert queue.stored == [("car-1", "car-1/3/4", body, form.partition(";")[0].lower(), encoding)]
+
+
+async def test_duplicates_are_counted_for_their_vehicle(queue: Queue) -> None:
+    tallies = Tallies(10)
+    transport = httpx2.ASGITransport(app=application(queue, Settings(), tallies))  # type: ignore[arg-type] # only put is asked
+    async with httpx2.AsyncClient(transport=transport, base_url="http://ingest") as client:
+        for seq in (1, 1, 2, 1):
+            assert (await post(client, a_packet(seq=seq))).status_code == 202
+    assert tallies.get("car-1") == Tally(duplicate=2)
 
 
 async def test_sent_again_it_is_a_duplicate(client: httpx2.AsyncClient, queue: Queue) -> None:

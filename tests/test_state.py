@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from fleetcast.errors import Reject
 from fleetcast.packet import Packet, Signal
-from fleetcast.state import Named, State, apply, stored_already
+from fleetcast.state import Named, Origin, State, apply, stored_already
 
 REMEMBERED = 63
 
@@ -156,9 +156,148 @@ def test_a_packet_of_an_earlier_start_is_late() -> None:
     assert (state.value("a"), state.boot, state.seq, state.version) == ("new", 2, 1, 2)
 
 
-def test_a_newer_packet_sets_what_it_says_even_if_its_clock_went_back() -> None:
+def test_what_was_observed_earlier_does_not_replace_what_was_observed_later_even_in_a_newer_packet() -> None:
     state = applied([packet(1, 1, {"a": Signal(1, at(50))}), packet(1, 2, {"a": Signal(2, at(10))})])
-    assert state.signals["a"] == Signal(2, at(10))
+    assert state.signals["a"] == Signal(1, at(50))
+    state = applied([packet(1, 3, {"a": Signal(3, at(50))})], state=state)
+    assert state.signals["a"] == Signal(3, at(50))  # of equal times the newer packet's
+
+
+# Few paths and times, so that packets meet; seqs far apart, so that repeats are beyond what a state remembers.
+PLACES = st.tuples(st.integers(0, 2), st.integers(1, 5) | st.integers(60, 70) | st.integers(1000, 1005))
+CARRIED = st.dictionaries(st.sampled_from("abcd"), st.integers(0, 4), max_size=4)
+CARS = st.dictionaries(PLACES, CARRIED, min_size=1, max_size=12)
+
+
+def packets_of(car: dict[tuple[int, int], dict[str, int]], *, skewed: bool = False) -> list[Packet]:
+    """Each value names its packet."""
+    return [
+        packet(*place, {path: Signal(f"{place}", at(second), skewed) for path, second in carried.items()})
+        for place, carried in car.items()
+    ]
+
+
+def in_any_order(data: st.DataObject, packets: list[Packet]) -> list[Packet]:
+    """Each once, and some again."""
+    again = data.draw(st.lists(st.sampled_from(packets), max_size=12))
+    return data.draw(st.permutations(packets + again))
+
+
+@settings(deadline=None)
+@given(CARS, st.data())
+def test_any_permutation_and_duplication_ends_in_the_same_reported_signals(
+    car: dict[tuple[int, int], dict[str, int]], data: st.DataObject
+) -> None:
+    """The greatest (at, boot, seq) of each path, whatever enrichers do besides, and over a store that keeps JSON."""
+    due: dict[str, tuple[int, tuple[int, int]]] = {}
+    for place, carried in car.items():
+        for path, second in carried.items():
+            due[path] = max((second, place), due.get(path, (-1, (0, 0))))
+    state = EMPTY
+    for one in in_any_order(data, packets_of(car)):
+        state = applied([one], (COUNTING,), state)
+        state = msgspec.json.decode(msgspec.json.encode(state), type=State)
+    reported = {path: signal for path, signal in state.signals.items() if path != "count"}
+    assert reported == {path: Signal(f"{place}", at(second)) for path, (second, place) in due.items()}
+
+
+@settings(deadline=None)
+@given(CARS, st.data())
+def test_no_packet_turns_a_signal_back(
+    car: dict[tuple[int, int], dict[str, int]], data: st.DataObject
+) -> None:
+    places = {f"{place}": place for place in car}
+    state, shown = EMPTY, dict[str, tuple[str, tuple[int, int]]]()
+    for one in in_any_order(data, packets_of(car)):
+        state = applied([one], state=state)
+        now = {path: (signal.at, places[str(signal.value)]) for path, signal in state.signals.items()}
+        assert all(now[path] >= before for path, before in shown.items())
+        shown = now
+
+
+@settings(deadline=None)
+@given(CARS, st.data())
+def test_without_a_clock_to_believe_the_count_alone_decides(
+    car: dict[tuple[int, int], dict[str, int]], data: st.DataObject
+) -> None:
+    due: dict[str, tuple[int, int]] = {}
+    for place, carried in car.items():
+        due |= {path: max(place, due.get(path, (-1, 0))) for path in carried}
+    state = applied(in_any_order(data, packets_of(car, skewed=True)))
+    assert {path: signal.value for path, signal in state.signals.items()} == {
+        path: f"{place}" for path, place in due.items()
+    }
+
+
+def test_a_late_packet_stored_later_does_not_replace_a_newer_one_of_the_same_wrong_clock() -> None:
+    """Both have the time of their storing: a late one would seem to be the last observed."""
+    newer = packet(1, 2, {"a": Signal(2, at(20), skewed=True)})
+    late = packet(1, 1, {"a": Signal(1, at(30), skewed=True), "b": Signal(1, at(30), skewed=True)})
+    state = applied([newer, late])
+    assert (state.value("a"), state.value("b")) == (2, 1)
+
+
+def test_the_first_time_that_is_believed_replaces_one_that_was_not() -> None:
+    """Though it was observed a moment before the other one was stored."""
+    skewed = packet(1, 1, {"a": Signal(1, at(20), skewed=True)})
+    right = packet(1, 2, {"a": Signal(2, at(19))})
+    assert applied([skewed, right]).signals["a"] == Signal(2, at(19))
+    assert applied([right, skewed]).signals["a"] == Signal(2, at(19))
+
+
+def test_where_signals_came_from_is_kept_only_of_those_that_the_newest_packet_did_not_bring() -> None:
+    state = applied([packet(1, 1, {"a": Signal(1, at(1)), "b": Signal(1, at(1))})])
+    assert state.origins == {}
+    state = applied([packet(1, 2, {"a": Signal(2, at(2))})], state=state)
+    assert state.origins == {"b": Origin(1, 1)}
+    state = applied([packet(1, 4, {"a": Signal(4, at(4)), "b": Signal(4, at(4))})], state=state)
+    assert state.origins == {}
+    state = applied([packet(1, 3, {"c": Signal(3, at(3))})], state=state)
+    assert state.origins == {"c": Origin(1, 3)}
+
+
+def test_a_state_of_before_there_were_origins_is_read_and_never_turned_back() -> None:
+    kept = (
+        b'{"vehicle":"car","version":5,"boot":1,"seq":5,"signals":{"a":{"value":5,"at":"%s"}}}'
+        % at(5).encode()
+    )
+    state = msgspec.json.decode(kept, type=State)
+    assert applied([packet(1, 4, {"a": Signal(4, at(5))})], state=state).value("a") == 5
+    assert applied([packet(1, 6, {"a": Signal(6, at(5))})], state=state).value("a") == 6
+    state = applied([packet(1, 7, {"b": Signal(7, at(7))})], state=state)
+    assert state.origins == {"a": Origin(1, 5)}
+
+
+def test_of_a_path_that_a_car_and_an_enricher_write_the_last_observed_wins_too() -> None:
+    def corrected(state: State, packet: Packet) -> State:
+        return state.with_signals({"a": "corrected"}, packet.sent_at)
+
+    rules = (Named("corrected", corrected),)
+    first = Packet("car", 1, 2, at(20), {"a": Signal(1, at(15))})
+    state = applied([first], rules)
+    assert state.signals["a"] == Signal("corrected", at(20))
+    late = Packet("car", 1, 1, at(10), {"a": Signal(0, at(10))})
+    assert applied([late], rules, state).signals["a"] == Signal("corrected", at(20))
+    assert (
+        applied([Packet("car", 1, 3, at(30), {"a": Signal(3, at(19))})], (), state).value("a") == "corrected"
+    )
+    assert applied([Packet("car", 1, 3, at(30), {"a": Signal(3, at(30))})], (), state).value("a") == 3
+
+
+def test_what_derives_from_a_packet_whose_clock_is_not_believed_is_marked_too() -> None:
+    def skewed(seq: int, value: int) -> Packet:
+        return Packet("car", 1, seq, at(seq), {"a": Signal(value, at(seq), skewed=True)}, skewed=True)
+
+    def derived(state: State, packet: Packet) -> State:
+        return state.with_signals({"twice": 2 * (state.number("a") or 0)}, packet.sent_at)
+
+    rules = (Named("derived", derived),)
+    state = applied([skewed(1, 4)], rules)
+    assert state.signals["twice"] == Signal(8, at(1), skewed=True)
+    state = applied([skewed(2, 4)], rules, state)
+    assert state.signals["twice"] == Signal(8, at(1), skewed=True)  # as old as its last change
+    state = applied([packet(1, 3, {"a": Signal(5, at(103))})], rules, state)
+    assert state.signals["twice"] == Signal(10, at(103))
 
 
 def test_the_state_before_is_left_as_it_was() -> None:

@@ -98,7 +98,9 @@ class _View:
         table.add_column("value", justify="right")
         table.add_column("age", justify="right", style="dim")
         for path, signal_ in sorted((self.snapshot.signals if self.snapshot else {}).items()):
-            table.add_row(path, str(signal_.value), _age(signal_.at))
+            # Of a clock that is not believed only that is known.
+            age = f"received {_age(signal_.at)} ago" if signal_.skewed else _age(signal_.at)
+            table.add_row(path, str(signal_.value), age)
         return table
 
 

@@ -18,11 +18,11 @@ from fleetcast.proof.rows import Row
 
 
 class View(msgspec.Struct):
-    """A vehicle as LIVE has it: its state, and (version, prev, signals) of its updates."""
+    """A vehicle as LIVE has it: its state, and (version, prev, signals, updated_at) of its updates."""
 
     version: int = 0
     signals: dict[str, Any] = {}
-    updates: list[tuple[int, int, dict[str, Any]]] = []
+    updates: list[tuple[int, int, dict[str, Any], str]] = []
 
 
 class Found(msgspec.Struct):
@@ -128,8 +128,8 @@ class Ledger:
     def _fold(self, vehicle: str, view: View, row: Row) -> int:
         """Holds a view against what its packets come to; the version up to which its updates are right."""
         fold = Fold(self.seed, vehicle)
-        for version, prev, signals in view.updates:
-            _, patch = fold.advance(later=False)
+        for version, prev, signals, stored in view.updates:
+            _, patch = fold.advance(later=False, stored=stored)
             if (version, prev, signals) != (fold.version, fold.version - 1, patch):
                 row.lost += 1
                 say(

@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
+from typing import Any
+
+import msgspec
 
 from fleetcast import enrich
 from fleetcast.clock import SystemClock
@@ -173,17 +176,20 @@ class Load:
                 await asyncio.sleep(0.1)
             fold = Fold(self._seed, vehicle)
             while fold.version < held.state.version:
-                fold.advance(later=False)
+                fold.advance(later=False, stored="")
             folds[vehicle], revisions[vehicle] = fold, held.revision
 
 
 def _update(fold: Fold) -> Update:
     """The vehicle's next one; the fold is after it."""
-    _, patch = fold.advance(later=False)
-    signals = {path: Signal(signal["value"], signal["at"]) for path, signal in patch.items()}
+    _, patch = fold.advance(later=False, stored="")
+    signals = _signals(patch)
     return Update(fold.vehicle, fold.version, fold.version - 1, "", dict(signals))
 
 
 def _state(fold: Fold) -> State:
-    signals = {path: Signal(signal["value"], signal["at"]) for path, signal in fold.signals.items()}
-    return State(fold.vehicle, fold.version, "", signals)
+    return State(fold.vehicle, fold.version, "", _signals(fold.signals))
+
+
+def _signals(found: Mapping[str, Any]) -> dict[str, Signal]:
+    return {path: msgspec.convert(signal, Signal) for path, signal in found.items()}

@@ -53,7 +53,7 @@ async def _live(connection: Connection) -> dict[str, View]:
             value = msgspec.json.decode(zstd.decompress(message.data))
             view = found.setdefault(vehicle, View())
             if kind == "update":
-                view.updates.append((value["version"], value["prev"], value["signals"]))
+                view.updates.append((value["version"], value["prev"], value["signals"], value["updated_at"]))
             else:
                 view.version, view.signals = value["version"], value.get("signals", {})
         await answers.unsubscribe()

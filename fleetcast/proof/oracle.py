@@ -14,7 +14,7 @@ from zlib import crc32
 
 import msgspec
 
-from fleetcast.proof.packets import NAME, good_before, is_poison, packet
+from fleetcast.proof.packets import NAME, Sent, good_before, is_poison, packet
 from fleetcast.proof.rows import Row
 
 MOST_NOTES = 40
@@ -47,8 +47,12 @@ class Fold:
         other.__dict__ |= self.__dict__ | {"signals": dict(self.signals)}
         return other
 
-    def advance(self, later: bool) -> tuple[str, dict[str, Any]]:
-        """Folds the next packet that is not poison; its name, and what it changes. `later`: with the second deploy's rule."""
+    def advance(self, later: bool, stored: str) -> tuple[str, dict[str, Any]]:
+        """Folds the next packet that is not poison; its name, and what it changes. `later`: with the second deploy's rule.
+
+        `stored`: when the queue took it, which is the time of what a lost clock says. Each packet is newer than those before,
+        so of two values of a path the one observed earlier loses, if both times are the car's.
+        """
         while is_poison(self.next):
             self.next += 1
         sent = packet(self.seed, self.vehicle, self.next)
@@ -56,17 +60,31 @@ class Fold:
         self.version += 1
         self.count += 1
         self.chain = crc32(f"{self.chain} {sent.name}".encode())
-        carried = {path: {"value": value, "at": at} for path, (value, at) in sent.signals.items()}
+        carried: dict[str, dict[str, Any]] = {}
+        for path, (value, at) in sent.signals.items():
+            known, signal = self.signals.get(path), _at(value, at, sent, stored)
+            if known is None or {*known, *signal} > {"value", "at"} or at >= known["at"]:
+                carried[path] = signal
         derived: dict[str, Any] = {"Proof.Chain": self.chain, "Proof.Count": self.count}
         if later:
             derived[RULES] = 2
         for path, value in derived.items():
             known = self.signals.get(path)
             if known is None or known["value"] != value:
-                carried[path] = {"value": value, "at": sent.sent_at}
-        patch = {path: signal for path, signal in carried.items() if self.signals.get(path) != signal}
-        self.signals |= patch
+                carried[path] = _at(value, sent.sent_at, sent, stored)
+        changed = {path: signal for path, signal in carried.items() if self.signals.get(path) != signal}
+        # As a merge patch, which names what is gone.
+        marked = {path for path in changed if "skewed" in self.signals.get(path, {})}
+        patch = {path: ({"skewed": None} if path in marked else {}) | one for path, one in changed.items()}
+        self.signals |= changed
         return sent.name, patch
+
+
+def _at(value: Any, at: str, sent: Sent, stored: str) -> dict[str, Any]:
+    """The signal as phones must see it."""
+    if sent.lost and at == sent.sent_at:
+        return {"value": value, "at": stored, "skewed": True}
+    return {"value": value, "at": at}
 
 
 class _Vehicle:
@@ -161,7 +179,7 @@ class Oracle:
         if version != fold.version + 1 or prev != fold.version:
             self.row.lost += max(1, version - fold.version - 1)
             self._say(f"{vehicle}: version {prev}->{version} in LIVE where {fold.version + 1} was due")
-        due, patch = fold.advance(RULES in signals or RULES in fold.signals)
+        due, patch = fold.advance(RULES in signals or RULES in fold.signals, update["updated_at"])
         if RULES in signals and self.stage == "before":
             self.row.lost += 1
             self._say(f"{vehicle}: version {version} has a rule that is not deployed yet")

@@ -2,7 +2,8 @@
 
 Cars make the packets to send them, the oracle makes them again to know what must come of them; nothing is kept. Every
 packet differs from the one before, and names itself, so that an update tells which packet it came from. One in a hundred is
-poison: ingest takes it, and `rules` rejects it.
+poison: ingest takes it, and `rules` rejects it. Some are sent while the car has lost its clock, and some carry a value that
+was observed before one that was sent before it.
 """
 
 from __future__ import annotations
@@ -23,6 +24,9 @@ _BEGIN = datetime(2026, 1, 1, tzinfo=UTC)
 _LARGE_EVERY = 1000
 _LARGE_BYTES = 500_000
 _EARLIER = timedelta(seconds=3)
+_STEP = timedelta(milliseconds=100)
+_LOST = datetime(1970, 1, 1, 0, 0, 7, tzinfo=UTC)
+"""What a clock says that was lost. (All other times are near enough, whenever the proof is run: `ports.platform_settings`.)"""
 
 
 class Sent(msgspec.Struct, frozen=True):
@@ -33,6 +37,8 @@ class Sent(msgspec.Struct, frozen=True):
     sent_at: str
     signals: dict[str, tuple[Any, str]]
     poison: bool
+    lost: bool
+    """Its `sent_at`, and what was observed then, is of a clock that cannot be believed."""
 
     @property
     def name(self) -> str:
@@ -54,21 +60,24 @@ def packet(seed: int, vehicle: str, n: int) -> Sent:
     """Packet n of this vehicle."""
     dice = crc32(f"{seed}/{vehicle}/{n}".encode())
     boot, seq = 1 + n // BOOT_AFTER, n % BOOT_AFTER + 1
-    moment = _BEGIN + timedelta(milliseconds=100 * n)
-    sent_at = _text(moment)
+    moment = _BEGIN + n * _STEP
+    lost = dice % 17 == 0
+    sent_at = _text(_LOST if lost else moment)
     signals: dict[str, tuple[Any, str]] = {
         NAME: (f"{boot}/{seq}", sent_at),
         f"Proof.Number{dice % 7}": (dice, sent_at),
     }
     if dice % 3 == 0:
         signals["Proof.Flag"] = (bool(dice & 64), _text(moment - _EARLIER))
+    if dice % 2 == 0:
+        signals["Proof.Wander"] = (dice % 19, _text(moment - (dice % 4) * _STEP))
     if dice % 5 == 0:
         signals["Proof.List"] = ([dice % 10, dice % 4], sent_at)
     if dice % 11 == 0:
         signals["Proof.Text"] = (f"{dice % 13} öl\n", sent_at)
     if poison := is_poison(n):
         signals[POISON] = (True, sent_at)
-    return Sent(boot, seq, sent_at, signals, poison)
+    return Sent(boot, seq, sent_at, signals, poison, lost)
 
 
 def body(seed: int, vehicle: str, n: int) -> tuple[bytes, str, str]:

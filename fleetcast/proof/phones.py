@@ -43,7 +43,7 @@ class View(msgspec.Struct):
     """A snapshot's or an update's data."""
 
     version: int
-    signals: dict[str, object]
+    signals: dict[str, dict[str, object] | None]
     prev: int = -1
 
 
@@ -60,7 +60,7 @@ class Phone:
         self.crowd = crowd
         self.last = ""
         self.version = -1
-        self.signals: dict[str, object] = {}
+        self.signals: dict[str, dict[str, object] | None] = {}
         self.dice = random.Random(f"{crowd.seed}/phone/{number}")
         self.line: Line | None = None
         self.dropping = asyncio.Event()
@@ -182,8 +182,8 @@ class Phone:
                 for path, signal in update.signals.items():
                     if signal is None:
                         self.signals.pop(path, None)
-                    else:
-                        self.signals[path] = signal
+                    else:  # a merge patch: it stands whole, and what is null in it is not there
+                        self.signals[path] = {name: one for name, one in signal.items() if one is not None}
             elif event.event == "reset":
                 word = msgspec.json.decode(event.data, type=dict[str, str])
                 reason, last = word["reason"], word["from"]

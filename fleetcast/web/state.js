@@ -1,4 +1,4 @@
-// What is shown of a vehicle: {vehicle, version, updatedAt, signals: Map of path -> {value, at}}. Pure.
+// What is shown of a vehicle: {vehicle, version, updatedAt, signals: Map of path -> {value, at, skewed?}}. Pure.
 
 /** The view that a `snapshot` event carries. A vehicle that never sent is at version 0, without signals. */
 export function fromSnapshot(data) {

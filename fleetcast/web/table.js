@@ -24,9 +24,10 @@ export class Table {
   tick(now) {
     if (!this.#parts.pane.open) return;
     for (const row of this.#parts.rows.children) {
-      const { at } = this.#view.signals.get(row.dataset.key) ?? {};
-      setText(row.cells[2], ago(ageOf(at, now)));
-      row.cells[2].title = exactTime(at);
+      const { at, skewed } = this.#view.signals.get(row.dataset.key) ?? {};
+      const age = ago(ageOf(at, now));
+      setText(row.cells[2], skewed ? `received ${age}` : age); // when it was observed is not known
+      row.cells[2].title = skewed ? `received ${exactTime(at)}; the sender's clock is wrong` : exactTime(at);
     }
   }
 

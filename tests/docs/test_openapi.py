@@ -242,7 +242,10 @@ class Lives:
         self.updates: list[Update] = []
         for version in (1, 2, 3):
             time = f"2026-11-23T10:00:0{version}.000Z"
-            signals = {"Vehicle.Speed": Signal(version, time), f"Only.{version}": Signal([True, "x"], time)}
+            signals = {
+                "Vehicle.Speed": Signal(version, time, skewed=version == 2),
+                f"Only.{version}": Signal([True, "x"], time),
+            }
             self.states.append(State("car", version, time, signals))
             self.updates.append(diff(*self.states[-2:]))
 

@@ -101,6 +101,9 @@ class Phone:
                 update = data(event)
                 assert update["prev"] == shown["version"]
                 signals = {**shown["signals"], **update["signals"]}
+                for path, signal in update["signals"].items():
+                    if signal is not None:  # it stands whole, and what is null in it is not there
+                        signals[path] = {name: value for name, value in signal.items() if value is not None}
                 shown |= {name: update[name] for name in ("version", "updated_at")}
                 shown["signals"] = {path: signal for path, signal in signals.items() if signal is not None}
         return shown

@@ -14,7 +14,7 @@ from fleetcast.jetstream import connect
 from fleetcast.packet import JSON
 from fleetcast.settings import dump
 from fleetcast.subjects import ENCODING, FORM, put_subject
-from tests.e2e.outside import Site, site
+from tests.e2e.outside import Site, packet, site
 from tests.servers import short_folder, until
 
 
@@ -91,9 +91,40 @@ async def test_explain_tells_the_last_packets_way(operator: Operator) -> None:
     assert "packet 1/1, version 1" in lines[0]
     assert "by consume-" in lines[3]
     assert operator.here.settings.edge_sub[0] in lines[5]
-    assert "everything acknowledged is in the state" in lines[6]
+    assert lines[6].split(maxsplit=1)[1].startswith("duplicate 0, late 0, skewed 0, rejected 0 since 2")
+    assert "everything acknowledged is in the state" in lines[7]
     await operator.here.send("told", 2)
     await operator.here.reaches("told", 2)
+
+
+async def test_explain_counts_what_was_not_new_and_in_order_over_all_processes(operator: Operator) -> None:
+    """A repeat that the queue knows is counted by ingest, one that only the state knows by consume."""
+    here = operator.here
+    for seq in (1, 3, 2, 3):
+        await here.send("counted", seq)
+    assert (
+        await here.post("counted", packet("counted", 4, sent_at="1970-01-01T00:00:07Z"))
+    ).status_code == 202
+    await here.reaches("counted", 4)
+    await _put(here, "counted", packet("counted", 1))
+    await _put_what_cannot_be_decoded(here, "counted", 2)
+
+    async def counts() -> str:
+        lines = (await operator.run("explain", "counted")).splitlines()
+        return next(line for line in lines if line.startswith("  packets "))
+
+    async def all_there() -> bool:
+        text = await counts()
+        return "duplicate 2, late 1, skewed 1, rejected 2 since 2" in text and text.endswith(
+            "; 2 in REJECTED"
+        )
+
+    await until(all_there, "all are counted")
+    shown = (await here.latest("counted"))["signals"]["Test.Number"]
+    assert (shown["value"], shown["skewed"]) == (4, True)
+    assert shown["at"] > "2000"
+    await operator.run("rejected", "drop", "--vehicle", "counted")
+    assert (await counts()).endswith("; 0 in REJECTED")
 
 
 async def test_explain_says_that_nobody_listened(operator: Operator) -> None:
@@ -135,6 +166,15 @@ async def test_what_rejected_cannot_do_is_one_line(operator: Operator) -> None:
         out = await operator.run("rejected", *arguments, status=2)
         assert out.startswith("fleetcast: rejected")
         assert out.count("\n") == 1
+
+
+async def _put(here: Site, vehicle: str, body: bytes) -> None:
+    """Without the id by which the queue would know it again: as an MQTT client sends it."""
+    connection = await connect(here.settings, "test")
+    try:
+        await connection.request(put_subject(vehicle), body, {FORM: JSON, ENCODING: "identity"})
+    finally:
+        await connection.close()
 
 
 async def _put_what_cannot_be_decoded(here: Site, vehicle: str, count: int) -> None:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import gzip
 from collections.abc import AsyncIterator, Callable
+from typing import Any
 
 import httpx2
 import pytest
 from backports import zstd
 
 from fleetcast.jetstream import Connection, connect
-from tests.e2e.outside import Site, data, names, packet, padded, rejection, site
+from tests.e2e.outside import SENT_AT, Site, data, names, packet, padded, rejection, site
 from tests.servers import short_folder, until
 
 MEGABYTE = 1_048_576
@@ -102,6 +103,52 @@ async def test_an_update_carries_only_what_changed(here: Site) -> None:
         await here.send("changes", 2, {"Test.A": 1, "Test.B": 2})
         (event,) = await phone.take()
         assert data(event)["signals"].keys() == {"Test.B"}
+
+
+async def test_late_and_repeated_packets_never_turn_the_live_state_back(here: Site) -> None:
+    def at(second: int) -> str:
+        return f"2026-11-23T10:00:{second:02d}.000Z"
+
+    async def sent(seq: int, observed: int, **signals: Any) -> None:
+        answer = await here.post("late", packet("late", seq, signals, sent_at=at(observed)))
+        assert answer.status_code == 202
+
+    async with here.phone("late") as phone:
+        await phone.snapshot()
+        await sent(2, 20, A=2, B=2)
+        await sent(4, 40, A=4)
+        await sent(3, 30, A=3, B=3, C=3)  # late: of A something newer is known
+        await sent(1, 10, A=1, B=1, C=1, D=1)
+        await sent(3, 30, A=3, B=3, C=3)  # again
+        await sent(5, 35, A=5, B=5)  # newer, and observed before what is known of A
+        assert await phone.versions(5) == [1, 2, 3, 4, 5]
+        signals = phone.view()["signals"]
+        assert {path: (signals[path]["value"], signals[path]["at"]) for path in "ABCD"} == {
+            "A": (4, at(40)),
+            "B": (5, at(35)),
+            "C": (3, at(30)),
+            "D": (1, at(10)),
+        }
+        assert (await here.latest("late"))["signals"] == signals
+
+
+async def test_a_clock_that_is_wrong_is_marked_until_it_is_right_again(here: Site) -> None:
+    async with here.phone("skewed") as phone:
+        await phone.snapshot()
+        answer = await here.post("skewed", packet("skewed", 1, {"A": 1}, sent_at="1970-01-01T00:00:07Z"))
+        assert answer.status_code == 202
+        (event,) = await phone.take()
+        received = data(event)["updated_at"]
+        assert data(event)["signals"]["A"] == {"value": 1, "at": received, "skewed": True}
+        assert received > "2000"
+        assert phone.view()["signals"] == (await here.latest("skewed"))["signals"]
+        await here.send("skewed", 2, {"A": 1})
+        (event,) = await phone.take()
+        # As a merge patch, which must take away what is there no longer.
+        assert data(event)["signals"]["A"] == {"value": 1, "at": SENT_AT, "skewed": None}
+        latest = (await here.latest("skewed"))["signals"]
+        assert latest["A"] == {"value": 1, "at": SENT_AT}
+        assert phone.view()["signals"] == latest
 
 
 async def test_two_phones_on_one_vehicle_get_the_same(here: Site) -> None:

@@ -11,14 +11,17 @@ from zlib import crc32
 
 import msgspec
 
+from fleetcast.clock import rfc3339
 from fleetcast.packet import decode
 from fleetcast.proof import rules
 from fleetcast.proof.oracle import Event, Oracle, digest
 from fleetcast.proof.packets import body, is_poison, packet
+from fleetcast.skew import believed
 from fleetcast.state import Named, State, apply
 from fleetcast.update import Update, diff
 
 SEED, WINDOW, EPOCH = 7, 60.0, "e"
+_CLOCK = 1e8
 _RULES = [Named("proof", rules.enrich)]
 
 
@@ -82,7 +85,9 @@ class Platform:
                 car.rejected.append(packet(SEED, car.name, n).name)
                 continue
             sent = decode(*body(SEED, car.name, n), 1_000_000)
-            after = apply(before, sent, "i", n + 1, "2026-01-01T00:00:00.000Z", _RULES)
+            stored = 1_767_225_600.0 + n
+            timed = believed(sent, stored, _CLOCK, _CLOCK)
+            after = apply(before, timed, "i", n + 1, rfc3339(stored), _RULES)
             self.now += 0.01
             car.states.append(after)
             car.updates.append(diff(before, after))
@@ -135,7 +140,8 @@ class Platform:
             self.update(phone, update)
 
     def update(self, phone: Phone, update: Update) -> None:
-        phone.signals |= msgspec.to_builtins(update.signals)
+        for path, signal in msgspec.to_builtins(update.signals).items():
+            phone.signals[path] = {name: one for name, one in signal.items() if one is not None}
         self.event(
             phone,
             "update",

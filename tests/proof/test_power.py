@@ -116,7 +116,8 @@ def queued(*numbers: int, vehicle: str = "a") -> list[tuple[str, str, bytes]]:
 
 def view(vehicle: str, version: int) -> View:
     fold = Fold(1, vehicle)
-    updates = [(n + 1, n, fold.advance(later=False)[1]) for n in range(version)]
+    stored = "2026-01-01T00:00:00.000Z"
+    updates = [(n + 1, n, fold.advance(later=False, stored=stored)[1], stored) for n in range(version)]
     return View(version, dict(fold.signals), updates)
 
 

@@ -6,6 +6,7 @@ Every test ends with a look at the browser's console: no error stands there, but
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import signal
 from collections.abc import AsyncIterator, Callable
@@ -281,6 +282,18 @@ async def test_a_thing_that_is_no_car_is_shown_as_a_table(browser: BrowserContex
         await expect(table).to_contain_text("Home.Hall.Temperature22.5")
         await page.get_by_label("Filter").fill("hall")
         await expect(table.locator("tr")).to_have_count(1)
+
+
+async def test_a_sender_whose_clock_is_wrong_is_said_to_be(browser: BrowserContext, here: Site) -> None:
+    await send(here, "skewed", 1, {"Test.A": 1}, sent_at="1970-01-01T00:00:07Z")
+    await here.reaches("skewed", 1)
+    async with showing(browser, vehicle_page(here.url, "skewed")) as page:
+        await page.locator("[data-signals-pane] > summary").click()
+        age = page.locator("[data-signals-pane] td.age")
+        await expect(age).to_contain_text("received ")
+        await expect(age).to_have_attribute("title", re.compile("the sender's clock is wrong"))
+        await send(here, "skewed", 2, {"Test.A": 1})
+        await expect(age).not_to_contain_text("received")
 
 
 async def test_an_id_that_cannot_be_is_said(browser: BrowserContext, here: Site) -> None:
