@@ -9,6 +9,7 @@ stored twice, and the consumer recognises it by (boot, seq).
 from __future__ import annotations
 
 import asyncio
+import logging
 from contextlib import suppress
 
 import aiomqtt
@@ -22,6 +23,11 @@ _CONNECT = 10.0  # seconds that a CONNACK may take
 _ACKNOWLEDGE = 25.0
 """Seconds that a PUBACK may take: more than the 20 after which nats-server gives up storing it, and closes the connection."""
 _GOODBYE = 1.0
+
+_log = logging.getLogger(__name__)
+# What the library says of each connection that it lost is said by Failed: it must not fill the screen.
+_log.addHandler(logging.NullHandler())
+_log.propagate = False
 
 
 class MqttDoor:
@@ -72,6 +78,7 @@ class MqttDoor:
             password=token,
             clean_session=True,
             timeout=_CONNECT,
+            logger=_log,
         )
         try:
             await client.__aenter__()
