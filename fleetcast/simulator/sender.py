@@ -119,8 +119,9 @@ class Sender:
         if not step.again:
             await self._deliver([step])
         elif (parcel := self._repeated.pop(step.packet, None)) is not None:  # None: it was refused
-            await self._answers([parcel])
+            (answer,) = await self._answers([parcel])
             self.totals.repeats += 1
+            self.totals.duplicates += isinstance(answer, Receipt) and bool(answer.duplicate)
 
     async def _deliver(self, sends: Sequence[Send]) -> None:
         """Send these in their order, each until it is acknowledged, or refused as bad."""

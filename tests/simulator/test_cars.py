@@ -286,7 +286,7 @@ async def test_in_trouble_every_packet_is_kept_and_the_same_seed_makes_the_same(
                 await until(lambda acked=acked: len(acked) >= 80)  # type: ignore[misc]
         assert {(one.vehicle, one.boot, one.seq) for one in acked} == ingest.kept.keys()
         assert len(acked) == totals.acked == len(ingest.kept)
-        assert totals.repeats == len(ingest.arrivals) - len(acked) > 0
+        assert totals.repeats == totals.duplicates == len(ingest.arrivals) - len(acked) > 0
         assert min(totals.tunnels, totals.late, totals.reboots) > 0
         assert totals.unacknowledged == totals.errors == totals.retries == 0
         bodies = {(one.vehicle, one.boot, one.seq, one.body) for one in ingest.arrivals}
