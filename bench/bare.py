@@ -22,13 +22,14 @@ from nats.aio.msg import Msg
 
 from bench.cars import Bodies, Options, vehicle
 from fleetcast.clock import SystemClock, rfc3339
+from fleetcast.decode import load
 from fleetcast.edge import Item
 from fleetcast.errors import Recover
 from fleetcast.jetstream import connect, current_generation
 from fleetcast.live import Change
 from fleetcast.nats_live import NatsLive
 from fleetcast.nats_queue import NatsQueue
-from fleetcast.packet import JSON, Signal, decode
+from fleetcast.packet import JSON, Signal
 from fleetcast.pushpin import ZmqEdge
 from fleetcast.settings import Settings
 from fleetcast.simulator.samples import content_type
@@ -43,6 +44,8 @@ from fleetcast.subjects import (
     put_subject,
 )
 from fleetcast.update import Update
+
+_decode = load(Settings().decoders).decode
 
 _SIGNALS_TEXT = 40  # bytes of one signal, more or less
 
@@ -118,7 +121,7 @@ async def fetch_ours(work: Work) -> Done:
             continue
         began = began or time.perf_counter()
         for delivery in batch:
-            decode(delivery.body, delivery.form, delivery.encoding, work.settings.max_packet)
+            _decode(delivery.body, delivery.form, delivery.encoding, work.settings.max_packet)
         await queue.ack(batch)
         done += len(batch)
     await connection.client.flush()
@@ -144,7 +147,7 @@ async def fetch_bare(work: Work) -> Done:
             return  # a status
         began = began or time.perf_counter()
         headers = message.headers or {}
-        decode(
+        _decode(
             message.data,
             headers.get(FORM, JSON),
             headers.get(ENCODING, "identity"),

@@ -11,13 +11,16 @@ from itertools import pairwise
 from bench.cars import Bodies, Options, vehicle
 from bench.world import World
 from fleetcast.clock import rfc3339
+from fleetcast.decode import load
 from fleetcast.jetstream import connect
 from fleetcast.live import Change
 from fleetcast.nats_live import NatsLive
-from fleetcast.packet import JSON, Signal, decode
+from fleetcast.packet import JSON, Signal
 from fleetcast.settings import Settings
 from fleetcast.state import State
 from fleetcast.update import Update
+
+_decode = load(Settings().decoders).decode
 
 _BATCH = 350  # messages
 _BOOT = 1
@@ -54,7 +57,7 @@ async def _fill(settings: Settings, first: int, last: int, windows: int, updates
     connection = await connect(settings, "fleetcast-bench")
     live = NatsLive(connection, settings)
     head = Bodies(Options(port=0, cars=1, rate=1, size=0, boot=_BOOT)).body(0, 1)
-    packet = decode(head, JSON, "identity", len(head))
+    packet = _decode(head, JSON, "identity", len(head))
     at = rfc3339(time.time())
     signals = {path: Signal(signal.value, at) for path, signal in packet.signals.items()}
     changed = dict(

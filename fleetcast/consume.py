@@ -19,11 +19,12 @@ import structlog
 
 from fleetcast import metrics, sse
 from fleetcast.clock import Clock, rfc3339
+from fleetcast.decode import Decoders
 from fleetcast.edge import Edge, Item
 from fleetcast.errors import Poisoned, Recover, Reject, Unavailable
 from fleetcast.explain import Trace, Traces
 from fleetcast.live import Change, Fenced, Held, Live, Refused
-from fleetcast.packet import Packet, decode
+from fleetcast.packet import Packet
 from fleetcast.poison import Outcome, Watch
 from fleetcast.queue import Delivery, Queue
 from fleetcast.resume import event_id
@@ -86,6 +87,7 @@ class Consumer:
         live: Live,
         edge: Edge,
         enrichers: Sequence[Named],
+        decoders: Decoders,
         settings: Settings,
         clock: Clock,
     ) -> None:
@@ -93,6 +95,7 @@ class Consumer:
         self._live = live
         self._edge = edge
         self._enrichers = enrichers
+        self._decode = decoders.decode
         self._settings = settings
         self._clock = clock
         self._held: OrderedDict[str, Held] = OrderedDict()
@@ -151,6 +154,11 @@ class Consumer:
                 f"stopped: {self.poisoned}; see `fleetcast rejected list`, roll back or mend, and restart"
             )
 
+    def forget(self, vehicle: str) -> None:
+        """The vehicle was erased from the streams: nothing of it is kept here either."""
+        self._held.pop(vehicle, None)
+        self.traces.forget(vehicle)
+
     async def _pause(self, failures: int) -> None:
         """Nothing after the first failure, then longer each time: a live state that is full stays so for a while."""
         if failures > 0:
@@ -191,7 +199,7 @@ class Consumer:
             ]
             self._keep(changes, await self._live.commit(changes, self._epoch))
             committed = self._clock.now()
-            await self._publish(update for change in changes for update in change.updates)
+            await self._publish(changes)
             await self._publish_latest(folded.redelivered - folded.updates.keys())
             await self._queue.ack(batch)
             self._count(batch, folded)
@@ -209,7 +217,9 @@ class Consumer:
                 folded.redelivered.add(delivery.vehicle)
                 continue
             try:
-                packet = decode(delivery.body, delivery.form, delivery.encoding, self._settings.max_packet)
+                packet = self._decode(
+                    delivery.body, delivery.form, delivery.encoding, self._settings.max_packet
+                )
                 if packet.vehicle != delivery.vehicle:
                     raise Reject(f"says it is of vehicle {packet.vehicle}")
                 received = delivery.stored if delivery.received is None else delivery.received
@@ -291,19 +301,19 @@ class Consumer:
         for delivery in batch:
             metrics.AGE_SECONDS.observe(max(0.0, now - delivery.stored))
 
-    async def _publish(self, updates: Iterable[Update]) -> None:
+    async def _publish(self, changes: Iterable[Change]) -> None:
         items = []
-        for update in updates:
-            if self._edge.listeners(channel(update.vehicle)):
-                items.append(self._item(update))
-                metrics.PUBLISHED.inc()
+        for state, updates in ((change.state, change.updates) for change in changes):
+            if self._edge.listeners(channel(state.vehicle)):
+                items += [self._item(update, state.life) for update in updates]
+                metrics.PUBLISHED.inc(len(updates))
             else:
-                metrics.SKIPPED.inc()
+                metrics.SKIPPED.inc(len(updates))
         if items:
             await self._edge.publish(items)
 
-    def _item(self, update: Update) -> Item:
-        name, prev = event_id(self._epoch, update.version), event_id(self._epoch, update.prev)
+    def _item(self, update: Update, life: str) -> Item:
+        name, prev = (event_id(self._epoch, one, life) for one in (update.version, update.prev))
         return Item(
             channel(update.vehicle), name, prev, sse.event("update", msgspec.json.encode(update), name)
         )
@@ -317,17 +327,18 @@ class Consumer:
         watched = [vehicle for vehicle in vehicles if self._edge.listeners(channel(vehicle))]
         slots = asyncio.Semaphore(_READS)
         reads = await asyncio.gather(*(self._last_update(vehicle, slots) for vehicle in watched))
-        if items := [self._item(update) for update in reads if update is not None]:
+        if items := [self._item(*read) for read in reads if read is not None]:
             # After the reads: what was read of a live state that was restored meanwhile is of no chain that we know.
             if await self._live.epoch() != self._epoch:
                 raise Unavailable("the live state was restored")
             await self._edge.publish(items)
 
-    async def _last_update(self, vehicle: str, slots: asyncio.Semaphore) -> Update | None:
+    async def _last_update(self, vehicle: str, slots: asyncio.Semaphore) -> tuple[Update, str] | None:
+        """With the life that it is of."""
         async with slots:
             held = await self._live.latest(vehicle, leader=True)
-            _, updates = await self._live.since(vehicle, held.state.version - 1, leader=True)
-            return updates[-1] if updates else None
+            state, updates = await self._live.since(vehicle, held.state.version - 1, leader=True)
+            return (updates[-1], state.life) if updates else None
 
     async def _reject(self, delivery: Delivery, reason: str) -> None:
         await self._queue.reject(delivery, reason)

@@ -18,11 +18,15 @@ class NotReady(Unusable):
 
 
 class Refuse(FleetcastError):
-    """A request that will not be served: answer `status` (4xx or 503) with this text, store nothing."""
+    """A request that will not be served: answer `status` (4xx or 503) with this text, store nothing.
 
-    def __init__(self, status: int, title: str, detail: str = "") -> None:
+    `retry_after`: the seconds after which the same request may be served; of a 503 one, if not said otherwise.
+    """
+
+    def __init__(self, status: int, title: str, detail: str = "", retry_after: int | None = None) -> None:
         super().__init__(f"{title}: {detail}" if detail else title)
         self.status, self.title, self.detail = status, title, detail
+        self.retry_after = 1 if retry_after is None and status == 503 else retry_after
 
 
 class Reject(FleetcastError):

@@ -49,6 +49,10 @@ class Traces:
         if len(self._traces) > self._most:
             self._traces.popitem(last=False)
 
+    def forget(self, vehicle: str) -> None:
+        """Nothing is remembered of it any more."""
+        self._traces.pop(vehicle, None)
+
     def get(self, vehicle: str) -> Trace | None:
         """What is remembered of this vehicle."""
         return self._traces.get(vehicle)

@@ -36,7 +36,7 @@ def problem(status: int, title: str, detail: str = "", headers: Mapping[str, str
 async def on_refuse(request: Request, error: Exception) -> Response:
     """Starlette's handler of Refuse."""
     assert isinstance(error, Refuse)
-    headers = {"Retry-After": "1"} if error.status == 503 else {}
+    headers = {} if error.retry_after is None else {"Retry-After": str(error.retry_after)}
     return problem(error.status, error.title, error.detail, headers)
 
 

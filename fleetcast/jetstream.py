@@ -29,6 +29,7 @@ from fleetcast.subjects import (
     PACKETS,
     PARTITION_CONSUMERS,
     PRIORITY_GROUP,
+    REGISTRY,
     REJECTED,
     RESTORING,
     commit_subject,
@@ -36,6 +37,7 @@ from fleetcast.subjects import (
     partition_filter,
     put_subjects,
     queue_transform,
+    registry_subject,
     state_subject,
     update_subject,
 )
@@ -71,6 +73,8 @@ EPOCH = "fleetcast.epoch"
 """Metadata of LIVE; absent while it is being restored: nothing is to be served from it, or committed, until then."""
 LINEAGE = "fleetcast.lineage"
 """Metadata of the packet stream once it was restored: from which position on it is which incarnation."""
+RESTORED = "fleetcast.restored"
+"""Metadata of the registry once it was restored, random: so that nobody takes it for what it was before."""
 
 _MAY_CHANGE = ("max_bytes", "num_replicas", "duplicate_window")
 _MAY_CHANGE_IN_LIVE = (*_MAY_CHANGE, "subjects", "subject_transform")
@@ -377,6 +381,20 @@ def rejected_config(settings: Settings) -> dict[str, Any]:
     }
 
 
+def registry_config(settings: Settings) -> dict[str, Any]:
+    """A KV bucket as every NATS client knows them: the registry's last word on each vehicle, and no word before it."""
+    return {
+        "name": REGISTRY,
+        "subjects": [registry_subject(">")],
+        "max_msgs_per_subject": 1,
+        "allow_direct": True,
+        "allow_rollup_hdrs": True,
+        "discard": "new",
+        "storage": "file",
+        "num_replicas": settings.replicas,
+    }
+
+
 class Generation(msgspec.Struct, frozen=True):
     """Which packet stream and which LIVE these are. `name` is another one after either was restored or made anew.
 
@@ -456,6 +474,7 @@ async def make_streams(connection: Connection, settings: Settings) -> None:
                 " client before Fleetcast, or with another number of partitions? See docs/architecture.md"
             )
     await _stream(connection, rejected_config(settings))
+    await _stream(connection, registry_config(settings))
     info = await stream_info(connection, LIVE)
     epoch = new_epoch() if info is None else epoch_of(info)
     made = await _stream(

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from prometheus_client import Counter, Gauge, Histogram
 
-# Ingest. Acked rises with the fleet; refused rising means vehicles send what the protocol forbids (see reason);
-# unavailable rising means that the queue is full, or gone: vehicles keep their packets and try again.
+# Ingest; each packet of a batch counts. Acked rises with the fleet; refused rising means vehicles send what the protocol
+# forbids (the log has the reason), or, of status 429, more than they may; unavailable rising means that the queue is full, or
+# gone: vehicles keep their packets and try again.
 ACKED = Counter("fleetcast_acked_total", "Packets acknowledged, after the durable store")
 DUPLICATES = Counter("fleetcast_duplicates_total", "Packets acknowledged that had been stored before")
-REFUSED = Counter("fleetcast_refused_total", "Requests refused with a 4xx", ["status"])
-UNAVAILABLE = Counter("fleetcast_unavailable_total", "Requests answered with 503")
+REFUSED = Counter("fleetcast_refused_total", "Packets and requests refused with a 4xx", ["status"])
+UNAVAILABLE = Counter("fleetcast_unavailable_total", "Packets answered with 503")
 STORED_BYTES = Counter("fleetcast_stored_bytes_total", "Bytes of packets as stored")
 STORE_SECONDS = Histogram(
     "fleetcast_store_seconds",

@@ -1,10 +1,10 @@
-"""Backup and restore of the three streams: to a folder while everything runs, and back, under a new epoch.
+"""Backup and restore of the four streams: to a folder while everything runs, and back, under a new epoch.
 
 The packets come first, then the live state, then what was rejected: so whatever was acknowledged before a backup began is in
 it at least once, and what is in it twice is known by its place in the queue. The packet stream and REJECTED are JetStream's
 own snapshots. LIVE is not: a snapshot of a stream that is written to meanwhile lacks every message that was replaced before
 the snapshot reached it, and so would lose whole vehicles. It is read from front to end, where a state that was replaced
-comes again later.
+comes again later. The registry changes seldom: it is snapshotted, and again if it changed meanwhile.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import shutil
 import time
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import IO, Any, Literal
@@ -26,16 +26,16 @@ from typing import IO, Any, Literal
 import msgspec
 import nats.errors
 from nats.aio.msg import Msg
-from nats.aio.subscription import Subscription
 
 from fleetcast.clock import rfc3339
-from fleetcast.errors import FleetcastError, Unavailable, Unusable
+from fleetcast.errors import Unavailable, Unusable
 from fleetcast.jetstream import (
     EPOCH,
     LINEAGE,
     NAME_TAKEN,
     NO_ROOM,
     NOT_FOUND,
+    RESTORED,
     ApiError,
     Connection,
     epoch_of,
@@ -45,14 +45,18 @@ from fleetcast.jetstream import (
     make_streams,
     new_epoch,
     packets_config,
+    registry_config,
     rejected_config,
     stream_info,
 )
+from fleetcast.nats_read import inbox, messages, next_of
+from fleetcast.nats_registry import NatsRegistry
 from fleetcast.settings import Settings
 from fleetcast.subjects import (
     LIVE,
     PACKETS,
     PARTITION_CONSUMERS,
+    REGISTRY,
     REJECTED,
     RESTORING,
     commit_subject,
@@ -64,13 +68,13 @@ Progress = Callable[[str, int], None]
 Queue = Literal["restore", "keep", "empty"]
 
 MANIFEST = "manifest.json"
-_FORMAT = 1
+_FORMAT = 2
+_FORMATS = (1, 2)
+"""The first is without the registry: what there is of it stays when such a backup is restored."""
 _CHUNK = 128 * 1024
-_PULL = 500
-_PULL_BYTES = 8_000_000
 _BATCH_MESSAGES = 500
 _BATCH_BYTES = 16_000_000
-_QUIET = 10.0
+_TIMES = 5
 _FORGET = 1.5
 """Seconds that LIVE is away at least: an origin asks for the epoch every second, so none serves the new one by the old."""
 
@@ -100,6 +104,10 @@ class Manifest(msgspec.Struct, frozen=True):
     lineage: Sequence[tuple[int, str]]
     vehicles: int
     streams: Sequence[Kept]
+
+    def has(self, stream: str) -> bool:
+        """Whether it holds this stream."""
+        return any(kept.stream == stream for kept in self.streams)
 
     def of(self, stream: str) -> Kept:
         """What it holds of this stream."""
@@ -134,6 +142,7 @@ async def backup(
             streams.append(writer.kept(config, {}, count))
         with _Writer(partial / "rejected.snapshot", REJECTED, progress) as writer:
             streams.append(writer.kept(*await _snapshot(connection, REJECTED, writer)))
+        streams.append(await _registry(connection, partial / "registry.snapshot", progress))
         if epoch_of(await connection.api(f"STREAM.INFO.{LIVE}")) != epoch:
             raise Unavailable("a restore came in between: begin again")
         if await _gone_from_rejected(connection) != gone:  # perhaps into the queue, after that was written
@@ -160,16 +169,27 @@ async def _gone_from_rejected(connection: Connection) -> int:
     return int(state["last_seq"]) - int(state["messages"])
 
 
+async def _registry(connection: Connection, path: Path, progress: Progress) -> Kept:
+    registry = NatsRegistry(connection)
+    for _ in range(_TIMES):
+        before = await registry.stamp()
+        with _Writer(path, REGISTRY, progress) as writer:
+            kept = writer.kept(*await _snapshot(connection, REGISTRY, writer))
+        if await registry.stamp() == before:
+            return kept
+    raise Unavailable("the registry changes all the time: begin again")
+
+
 async def _snapshot(
     connection: Connection, stream: str, writer: _Writer
 ) -> tuple[dict[str, Any], dict[str, Any], int]:
     """JetStream's own; each chunk is answered, which is its flow control."""
-    async with _inbox(connection) as (inbox, chunks):
-        request = {"deliver_subject": inbox, "chunk_size": _CHUNK, "no_consumers": True}
+    async with inbox(connection) as (address, chunks):
+        request = {"deliver_subject": address, "chunk_size": _CHUNK, "no_consumers": True}
         answer = await connection.api(f"STREAM.SNAPSHOT.{stream}", request, timeout=30)
         due = 1
         while True:
-            message = await _next(chunks, stream)
+            message = await next_of(chunks, stream)
             if not message.data:
                 status = (message.headers or {}).get("Status", "204")
                 if status != "204":
@@ -186,7 +206,7 @@ async def _snapshot(
 async def _read_live(connection: Connection, writer: _Writer) -> tuple[int, int]:
     """Every message from the oldest on, until none is left; (vehicles, messages)."""
     count, vehicles, unfinished = 0, set[str](), set[str]()
-    async for message, pending in _messages(connection):
+    async for message, pending in messages(connection, LIVE):
         kind, vehicle = message.subject.split(".")[:2]
         # Of a commit the updates come first, then the state: at its end nothing is unfinished.
         (unfinished.discard if kind == "state" else unfinished.add)(vehicle)
@@ -203,41 +223,6 @@ async def _read_live(connection: Connection, writer: _Writer) -> tuple[int, int]
         writer.record(_Record(state_subject(vehicle), 0, base64.b64decode(answer["message"]["data"])))
         count += 1
     return len(vehicles | missing), count
-
-
-async def _messages(connection: Connection) -> AsyncIterator[tuple[Msg, int]]:
-    """Each message of LIVE in order, and how many are left after it."""
-    name = f"backup-{uuid.uuid4().hex}"
-    config = {"name": name, "ack_policy": "none", "mem_storage": True, "inactive_threshold": 60_000_000_000}
-    await connection.api(
-        f"CONSUMER.CREATE.{LIVE}.{name}", {"stream_name": LIVE, "config": config, "action": "create"}
-    )
-    try:
-        due, asked = 1, 0
-        async with _inbox(connection) as (inbox, answers):
-            request = {"batch": _PULL, "max_bytes": _PULL_BYTES, "no_wait": True}
-            while True:
-                if asked == 0:
-                    asked = _PULL
-                    subject = f"$JS.API.CONSUMER.MSG.NEXT.{LIVE}.{name}"
-                    await connection.client.publish(subject, msgspec.json.encode(request), reply=inbox)
-                message = await _next(answers, LIVE)
-                headers: dict[str, str] = message.headers or {}
-                if "Status" in headers and not message.reply:
-                    asked = 0
-                    if headers["Status"] == "404":  # nothing is left
-                        return
-                    if headers["Status"] == "503":
-                        raise Unavailable(f"stream {LIVE}: the reading was ended")
-                    continue
-                tokens = message.reply.split(".")
-                if int(tokens[-3]) != due:
-                    raise Unavailable(f"stream {LIVE}: message {due} was lost on its way")
-                due, asked = due + 1, asked - 1
-                yield message, int(tokens[-1])
-    finally:
-        with suppress(FleetcastError):
-            await connection.api(f"CONSUMER.DELETE.{LIVE}.{name}")
 
 
 def _record(message: Msg) -> _Record:
@@ -270,7 +255,7 @@ def read(folder: Path) -> Manifest:
         raise Unusable(f"{folder}: is no backup, there is no {MANIFEST}") from None
     except (OSError, msgspec.MsgspecError) as error:
         raise Unusable(f"{folder / MANIFEST}: {error}") from None
-    if manifest.format != _FORMAT:
+    if manifest.format not in _FORMATS:
         raise Unusable(f"{folder}: is a backup of format {manifest.format}, not {_FORMAT}")
     for kept in manifest.streams:
         try:
@@ -294,8 +279,9 @@ async def restore(
 ) -> str:
     """Puts a backup back, and returns the new epoch. Raises Unusable, Unavailable or ApiError.
 
-    `queue` says what becomes of the packet stream: `restore` it, and REJECTED with it; `keep` both as they are; or make the
-    packet stream anew and `empty`, with REJECTED kept. `replace`: what the streams hold now may be thrown away.
+    `queue` says what becomes of the packet stream: `restore` it, REJECTED and the registry with it; `keep` all three as they
+    are; or make the packet stream anew and `empty`, with the other two kept. `replace`: what the streams hold now may be
+    thrown away.
 
     Processes may run meanwhile. From the moment that LIVE is away they can commit nothing, and until its metadata has the
     new epoch, which is the last thing done to it, they serve nothing. One that starts waits for the end of this.
@@ -305,7 +291,8 @@ async def restore(
         raise Unusable(
             f"partitions: the backup has {manifest.partitions}, the settings say {settings.partitions}"
         )
-    going = {"restore": (LIVE, PACKETS, REJECTED), "keep": (LIVE,), "empty": (LIVE, PACKETS)}[queue]
+    everything = (LIVE, PACKETS, REJECTED, *((REGISTRY,) if manifest.has(REGISTRY) else ()))
+    going = {"restore": everything, "keep": (LIVE,), "empty": (LIVE, PACKETS)}[queue]
     if not replace:
         await _refuse_data(connection, going)
     if queue == "keep" and await stream_info(connection, PACKETS) is None:
@@ -397,6 +384,10 @@ async def _restore_queue(
         raise Unavailable(f"stream {PACKETS} ends at {info['state']['last_seq']}, not {last}: begin again")
     kept = manifest.of(REJECTED)
     await _upload(connection, kept, folder / kept.file, rejected_config(settings), progress)
+    if manifest.has(REGISTRY):
+        kept = manifest.of(REGISTRY)
+        config = registry_config(settings) | {"metadata": {RESTORED: secrets.token_hex(8)}}
+        await _upload(connection, kept, folder / kept.file, config, progress)
 
 
 async def _upload(
@@ -556,24 +547,3 @@ def _sync(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-# Messages
-
-
-@asynccontextmanager
-async def _inbox(connection: Connection) -> AsyncIterator[tuple[str, Subscription]]:
-    inbox = connection.client.new_inbox()
-    subscription = await connection.client.subscribe(inbox, pending_msgs_limit=-1, pending_bytes_limit=-1)
-    try:
-        yield inbox, subscription
-    finally:
-        with suppress(nats.errors.Error, OSError):
-            await subscription.unsubscribe()
-
-
-async def _next(subscription: Subscription, stream: str) -> Msg:
-    try:
-        return await subscription.next_msg(timeout=_QUIET)
-    except (nats.errors.Error, OSError, TimeoutError) as error:
-        raise Unavailable(f"stream {stream}: {type(error).__name__}") from error

@@ -14,8 +14,8 @@ from email.parser import BytesHeaderParser
 from typing import Any
 
 from fleetcast.errors import Unavailable
+from fleetcast.inflate import sniffed
 from fleetcast.jetstream import NO_MESSAGE, ApiError, Connection, Generation
-from fleetcast.packet import sniffed
 from fleetcast.queue import Delivery
 from fleetcast.subjects import ENCODING, FORM, PACKETS, partition_filter, split_ingest
 

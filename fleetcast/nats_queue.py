@@ -25,6 +25,7 @@ from nats.aio.subscription import Subscription
 from fleetcast import metrics
 from fleetcast.clock import Clock, rfc3339, seconds
 from fleetcast.errors import Recover, Unavailable
+from fleetcast.inflate import sniffed
 from fleetcast.jetstream import (
     AGAIN,
     PIN_TIMEOUT,
@@ -35,7 +36,6 @@ from fleetcast.jetstream import (
 )
 from fleetcast.members import Members, owned
 from fleetcast.nats_left import left_behind, remove
-from fleetcast.packet import sniffed
 from fleetcast.queue import Delivery, Stored
 from fleetcast.settings import Settings
 from fleetcast.subjects import (

@@ -36,7 +36,7 @@ from fleetcast.clock import Clock, SystemClock
 from fleetcast.errors import Refuse, Unavailable
 from fleetcast.health import on_bug, on_http_exception, on_refuse, problem
 from fleetcast.live import Live
-from fleetcast.resume import Ahead, Replay, Reset, event_id, resume, version_of
+from fleetcast.resume import FOREIGN, Ahead, Replay, Reset, event_id, resume, version_of
 from fleetcast.settings import Settings
 from fleetcast.state import State
 from fleetcast.subjects import NEXT_LINKS, channel, control_number, is_vehicle, split_channel
@@ -87,7 +87,8 @@ class Origin:
         shown = found[: int(limit)]
         states = await asyncio.gather(*(self._live.latest(vehicle) for vehicle in shown))
         body = {
-            "vehicles": [_only(snapshot(held.state), wanted) for held in states],
+            # A version 0 is of one that was forgotten since the ids were read.
+            "vehicles": [_only(snapshot(held.state), wanted) for held in states if held.state.version],
             "next": shown[-1] if len(found) > len(shown) else None,
         }
         return Response(msgspec.json.encode(body), headers=_NO_STORE, media_type="application/json")
@@ -109,7 +110,7 @@ class Origin:
         if state.version == 0:
             metrics.LATEST.labels("404").inc()
             raise Refuse(404, "No such id", f"{vehicle} has never sent a packet")
-        headers = {"ETag": f'"{event_id(epoch, state.version)}"', "Cache-Control": "no-cache"}
+        headers = {"ETag": f'"{event_id(epoch, state.version, state.life)}"', "Cache-Control": "no-cache"}
         wanted = [tag.strip().removeprefix("W/") for tag in _list(request, "if-none-match")]
         if headers["ETag"] in wanted or "*" in wanted:
             metrics.LATEST.labels("304").inc()
@@ -128,7 +129,7 @@ class Origin:
                 body = sse.comment()  # so that the phone knows at once that the stream is open
         else:
             state = (await self._live.latest(vehicle)).state
-            body, at = _snapshot(epoch, state), event_id(epoch, state.version)
+            body, at = _snapshot(epoch, state), event_id(epoch, state.version, state.life)
             metrics.SNAPSHOTS.inc()
         # The edge asks for ten unlike links a second, a hundred sessions of one link at a time, and asks for each new channel
         # within a second: so phones that come together share a link, and over time all links are used alike.
@@ -174,9 +175,9 @@ class Origin:
         if isinstance(found, Ahead):  # a stale replica was read
             state, window = await since(leader=True)
             found = resume(epoch, last, state, window, leader=True)
-            if version is not None and version > state.version:
-                # Ahead of the leader too: not an id of ours. Or that was a leader that others have replaced already, and that
-                # did not know it yet: by now it does, or says that it hears no others.
+            if isinstance(found, Reset) and found.reason == FOREIGN:
+                # Not known to the leader either: not an id of ours. Or that was a leader that others have replaced already, and
+                # that did not know it yet: by now it does, or says that it hears no others.
                 await asyncio.sleep(_DEPOSED)
                 state, window = await since(leader=True)
                 await self._live.epoch()
@@ -185,16 +186,17 @@ class Origin:
             metrics.REPLAYS.labels(by).inc()
             metrics.REPLAYED.labels(by).inc(len(found.updates))
             parts = [
-                sse.event("update", msgspec.json.encode(update), event_id(epoch, update.version))
+                sse.event("update", msgspec.json.encode(update), event_id(epoch, update.version, state.life))
                 for update in found.updates
             ]
-            return b"".join(parts), event_id(epoch, found.upto)
+            return b"".join(parts), event_id(epoch, found.upto, state.life)
         assert isinstance(found, Reset)
         metrics.RESETS.labels(found.reason, by).inc()
         log.warning("reset", vehicle=vehicle, reason=found.reason, last=last[:80], to=found.to, by=by)
-        word = {"reason": found.reason, "from": last[:80], "to": event_id(epoch, found.to)}
+        at = event_id(epoch, found.to, state.life)
+        word = {"reason": found.reason, "from": last[:80], "to": at}
         body = sse.event("reset", msgspec.json.encode(word)) + _snapshot(epoch, state)
-        return body, event_id(epoch, found.to)
+        return body, at
 
     def served(
         self, handler: Callable[[Request], Awaitable[Response]], kind: str
@@ -272,7 +274,8 @@ def _only(view: Snapshot, paths: Sequence[str]) -> Snapshot:
 
 
 def _snapshot(epoch: str, state: State) -> bytes:
-    return sse.event("snapshot", msgspec.json.encode(snapshot(state)), event_id(epoch, state.version))
+    at = event_id(epoch, state.version, state.life)
+    return sse.event("snapshot", msgspec.json.encode(snapshot(state)), at)
 
 
 def _stream(body: bytes, held: Sequence[tuple[str, str]]) -> Response:

@@ -1,42 +1,34 @@
-"""A packet as a vehicle sends it: what it must look like, and how much of it we read.
+"""A packet as a vehicle sends it: what it must look like, whatever form it is sent in.
 
-In: the stored bytes with their content type and encoding. Out: a `Packet` with its signals; the bulk samples stay
-undecoded until somebody calls `packet.samples()`. As `application/x-ndjson` the first line is the head and only the
-head is inflated and parsed, which is what makes a packet of 1 MB cost what one of 5 kB does. As `application/json` the
-whole is inflated, and the samples skipped.
-
-Bad bytes raise `Reject` with a reason for a person; every inflation is bounded, so no bomb passes.
+In: what a decoder (`fleetcast/decode/`) found: a head, and how to get at the samples. Out: a `Packet` with its signals; the
+bulk samples stay undecoded until somebody calls `packet.samples()`. What is not a packet raises `Reject` with a reason
+for a person.
 """
 
 from __future__ import annotations
 
-import zlib
-from collections.abc import Callable, Iterator
-from contextlib import suppress
+import math
+from collections.abc import Callable, Mapping
 from datetime import datetime
-from typing import Annotated, Any, TypeVar, cast
+from typing import Annotated, Any, TypeVar
 
 import msgspec
-from backports import zstd
 
 from fleetcast.clock import rfc3339
-from fleetcast.errors import Reject, TooLarge
+from fleetcast.errors import Reject
 from fleetcast.subjects import is_vehicle
 
 JSON = "application/json"
 NDJSON = "application/x-ndjson"
-FORMS = (JSON, NDJSON)
-ENCODINGS = ("identity", "gzip", "zstd")
+MSGPACK = "application/msgpack"
 
 Scalar = bool | int | float | str
 Value = Scalar | list[Scalar]
 """A signal's value: never null (a merge patch could not tell it from removed), never an object (it would be merged)."""
 
+S = TypeVar("S")
 T = TypeVar("T")
 
-_STEP = 65536
-_WINDOW: dict[int, int] = {zstd.DecompressionParameter.window_log_max: 23}  # 8 MB: RFC 9659
-_FRAMES = 256  # of one body; each costs an inflater, whatever it holds
 _LIMIT_OF_INT = 2**53 - 1  # what every JSON reader holds exactly, JavaScript's included
 
 
@@ -80,115 +72,31 @@ class Packet(msgspec.Struct, frozen=True):
         return f"{self.vehicle}/{self.boot}/{self.seq}"
 
 
-class _Reading(msgspec.Struct, gc=False):
+class Reading(msgspec.Struct, gc=False):
+    """A signal as it is sent; without `at`, the packet's `sent_at` holds."""
+
     value: Value
     at: Annotated[datetime, msgspec.Meta(tz=True)] | None = None
 
 
-class _Head(msgspec.Struct, gc=False):
+class Head(msgspec.Struct, gc=False):
+    """All of a packet but its samples: a type for msgspec's decoders, which skip what it does not name."""
+
     vehicle: str
     boot: Annotated[int, msgspec.Meta(ge=0, le=_LIMIT_OF_INT)]
     seq: Annotated[int, msgspec.Meta(ge=1, le=_LIMIT_OF_INT)]
     sent_at: Annotated[datetime, msgspec.Meta(tz=True)]
-    signals: dict[Annotated[str, msgspec.Meta(min_length=1, max_length=256)], _Reading]
+    signals: dict[Annotated[str, msgspec.Meta(min_length=1, max_length=256)], Reading]
 
 
-class _Bulk(msgspec.Struct):
+class Bulk(msgspec.Struct):
+    """The samples of a packet that holds them as a member."""
+
     samples: Any = None
 
 
-_HEAD = msgspec.json.Decoder(_Head)
-_BULK = msgspec.json.Decoder(_Bulk)
-_LINES = msgspec.json.Decoder()
-
-
-def decode(body: bytes, form: str, encoding: str, limit: int) -> Packet:
-    """The packet in these bytes. `limit` bounds the inflated size in bytes. Raises Reject."""
-    form = {"": JSON, "json": JSON, "ndjson": NDJSON}.get(form, form)
-    if form == NDJSON:
-        text = _first_line(body, encoding, limit)
-        return _packet(text, lambda: _sample_lines(body, encoding, limit))
-    if form == JSON:
-        text = inflate(body, encoding, limit)
-        return _packet(text, lambda: _decoded(_BULK.decode, text).samples)
-    raise Reject(f"content type {form!r} is not one of {', '.join(FORMS)}")
-
-
-def sniffed(body: bytes) -> str:
-    """The content encoding of a body that came without one (by MQTT): by its magic number, which no packet begins with."""
-    if body.startswith(b"\x28\xb5\x2f\xfd"):
-        return "zstd"
-    return "gzip" if body.startswith(b"\x1f\x8b") else "identity"
-
-
-def inflate(body: bytes, encoding: str, limit: int) -> bytes:
-    """The whole text. Raises Reject if it is truncated, damaged, or longer than `limit` bytes."""
-    parts: list[bytes] = []
-    size = 0
-    # In one step, which takes half the time of many; what the frames declare bounds nothing, they may lie.
-    for part in _chunks(body, encoding, limit + 1):
-        size += len(part)
-        if size > limit:
-            raise TooLarge(f"more than {limit} bytes when inflated")
-        parts.append(part)
-    return b"".join(parts)
-
-
-def declared_size(body: bytes, encoding: str) -> int | None:
-    """What its frames together say that they inflate to; None if one does not say, or is damaged."""
-    if encoding != "zstd":
-        return len(body) if encoding == "identity" else None
-    size, rest = 0, body
-    try:
-        for _ in range(_FRAMES):
-            declared = cast("int | None", zstd.get_frame_info(rest).decompressed_size)  # its type says int
-            if declared is None:
-                return None
-            size += declared
-            rest = rest[zstd.get_frame_size(rest) :]
-            if not rest:
-                return size
-    except zstd.ZstdError:
-        pass
-    return None
-
-
-def bound_size(body: bytes, encoding: str, limit: int) -> None:
-    """Raises TooLarge if the body inflates to more than `limit` bytes: by what its frames declare, else by inflating it,
-    keeping nothing. Whether it is damaged is not asked here.
-    """
-    size = declared_size(body, encoding)
-    if size is None:
-        size = 0
-        with suppress(Reject):
-            for part in _chunks(body, encoding):
-                size += len(part)
-                if size > limit:
-                    break
-    if size > limit:
-        raise TooLarge(f"more than {limit} bytes when inflated")
-
-
-def _first_line(body: bytes, encoding: str, limit: int) -> bytes:
-    head = b""
-    for part in _chunks(body, encoding):
-        end = part.find(b"\n")
-        head += part if end < 0 else part[:end]
-        if len(head) > limit:
-            raise TooLarge(f"more than {limit} bytes when inflated")
-        if end >= 0:
-            break
-    return head
-
-
-def _sample_lines(body: bytes, encoding: str, limit: int) -> list[Any]:
-    text = inflate(body, encoding, limit)
-    lines: list[Any] = _decoded(_LINES.decode_lines, text)
-    return lines[1:]
-
-
-def _packet(text: bytes, samples: Callable[[], Any]) -> Packet:
-    head = _decoded(_HEAD.decode, text)
+def packet_of(head: Head, samples: Callable[[], Any]) -> Packet:
+    """The packet of this head. Raises Reject."""
     if not is_vehicle(head.vehicle):
         raise Reject("vehicle: not 1 to 64 of A-Z a-z 0-9 - _")
     try:
@@ -202,9 +110,31 @@ def _packet(text: bytes, samples: Callable[[], Any]) -> Packet:
     return Packet(head.vehicle, head.boot, head.seq, sent_at, signals, samples)
 
 
-def _decoded(decoder: Callable[[bytes], T], text: bytes) -> T:
+def packet_from(document: Mapping[str, Any], samples: Callable[[], Any] = list) -> Packet:
+    """The packet that Python's own objects describe, for decoders whose library gives those. Raises Reject.
+
+    The members are those of JSON; times are RFC 3339 texts or datetimes with a time zone.
+    """
+    return packet_of(finite(decoded(_converted, document)), samples)
+
+
+def finite(head: Head) -> Head:
+    """Itself, unless a value is NaN or Infinity, which JSON, and so a phone, does not have. Raises Reject."""
+    for path, reading in head.signals.items():
+        value = reading.value
+        if not (all(map(_is_finite, value)) if isinstance(value, list) else _is_finite(value)):
+            raise Reject(f"not a packet: signal {path!r} is NaN or Infinity")
+    return head
+
+
+def _is_finite(value: Scalar) -> bool:
+    return not isinstance(value, float) or math.isfinite(value)
+
+
+def decoded(decoder: Callable[[S], T], source: S) -> T:
+    """What one of msgspec's decoders makes of it; whatever it raises becomes a Reject."""
     try:
-        return decoder(text)
+        return decoder(source)
     except msgspec.MsgspecError as error:
         raise Reject(f"not a packet: {error}") from None
     except UnicodeDecodeError:
@@ -215,50 +145,5 @@ def _decoded(decoder: Callable[[bytes], T], text: bytes) -> T:
         raise Reject("not a packet: nested too deeply") from None
 
 
-def _chunks(body: bytes, encoding: str, step: int = _STEP) -> Iterator[bytes]:
-    """The inflated text in pieces of at most `step` bytes: a reader may stop early. Empty, truncated or damaged: Reject."""
-    if encoding == "identity":
-        yield body
-    elif encoding == "zstd":
-        yield from _zstd(body, step)
-    elif encoding == "gzip":
-        yield from _gzip(body, step)
-    else:
-        raise Reject(f"content encoding {encoding!r} is not one of {', '.join(ENCODINGS)}")
-
-
-def _zstd(body: bytes, step: int) -> Iterator[bytes]:
-    try:
-        for _ in range(_FRAMES):  # a body may be several frames one after another
-            inflater = zstd.ZstdDecompressor(options=_WINDOW)
-            part = inflater.decompress(body, step)
-            yield part
-            while not inflater.eof:
-                if inflater.needs_input:
-                    raise Reject("truncated zstd")
-                yield inflater.decompress(b"", step)
-            body = inflater.unused_data
-            if not body:
-                return
-        raise Reject(f"more than {_FRAMES} zstd frames")
-    except zstd.ZstdError as error:
-        raise Reject(f"damaged zstd: {error}") from None
-
-
-def _gzip(body: bytes, step: int) -> Iterator[bytes]:
-    try:
-        for _ in range(_FRAMES):  # a body may be several members one after another
-            inflater = zlib.decompressobj(wbits=31)
-            rest = body
-            while not inflater.eof:
-                part = inflater.decompress(rest, step)
-                if not part and not inflater.eof:
-                    raise Reject("truncated gzip")
-                rest = inflater.unconsumed_tail
-                yield part
-            body = inflater.unused_data
-            if not body:
-                return
-        raise Reject(f"more than {_FRAMES} gzip members")
-    except zlib.error as error:
-        raise Reject(f"damaged gzip: {error}") from None
+def _converted(document: Mapping[str, Any]) -> Head:
+    return msgspec.convert(document, Head)

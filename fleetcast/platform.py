@@ -21,7 +21,7 @@ from typing import IO, Any
 import httpx2
 import msgspec
 
-from fleetcast import enrich, haproxy, machine, natsserver, probes, pushpin, rolling
+from fleetcast import decode, enrich, haproxy, machine, natsserver, probes, pushpin, rolling
 from fleetcast.draining import Balancer
 from fleetcast.errors import NotReady, Unavailable, Unusable
 from fleetcast.fulldisk import FullDisk
@@ -155,6 +155,7 @@ class Platform:
         settings = changed(self.settings, changes)
         importlib.invalidate_caches()  # a module may have come since we started
         enrich.load(settings.enrichers)
+        decode.load(settings.decoders)
         self.settings = settings
         self.write_common()
 
@@ -208,9 +209,9 @@ class Platform:
     def _prepare(self) -> None:
         for binary in machine.missing_programs():
             raise Unusable(f"{binary} is missing; `make setup` installs it")
-        enrich.load(
-            self.settings.enrichers
-        )  # said here in one line, not by processes that die again and again
+        # Said here in one line, not by processes that die again and again.
+        enrich.load(self.settings.enrichers)
+        decode.load(self.settings.decoders)
         for folder in ("nats", "run", "log"):
             (self._folder / folder).mkdir(parents=True, exist_ok=True)
         if len(str(self._folder)) > 60:

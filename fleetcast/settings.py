@@ -113,12 +113,32 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     in REJECTED then, all others still in the queue. 0: it never stops."""
     poison_vehicles: Count = 10
     """It stops only if the rejected ones are from at least so many vehicles."""
+    # The registry
+    registry: str = ""
+    """Where it is kept which vehicles there are: empty for the bucket VEHICLES in nats-server, or `module:function`, which
+    makes one from these settings."""
+    unknown_vehicles: Literal["", "welcome", "refuse"] = ""
+    """Whether a vehicle that is not in the registry may send. Empty: welcome as long as vehicles need not prove who they are
+    (open for development), refused otherwise. One that is disabled there is refused in any case."""
 
     # Limits
     max_packet: Annotated[int, msgspec.Meta(ge=1024, le=8_000_000)] = 1_048_576
     """A packet's size, as sent and when inflated."""
     max_state: Annotated[int, msgspec.Meta(ge=1024, le=8_000_000)] = 4_000_000
     """A state's and an update's size as JSON; a packet that would exceed it goes to REJECTED."""
+    max_batch: Annotated[int, msgspec.Meta(ge=1024, le=1_000_000_000)] = 16_777_216
+    """The size of a request that carries many packets, as sent; ingest holds that much of each such request."""
+    packets_per_minute: Annotated[int, msgspec.Meta(ge=0, le=10**9)] = 1_200
+    """What a vehicle may send by HTTP to one ingest process, a minute's worth at once; then 429. 0: no limit."""
+    bytes_per_minute: Annotated[int, msgspec.Meta(ge=0, le=10**15)] = 1_500_000_000
+    """The same in bytes of packets, as sent. 0: no limit, else at least `max_packet`."""
+    decoders: tuple[str, ...] = (
+        "fleetcast.decode.json",
+        "fleetcast.decode.ndjson",
+        "fleetcast.decode.msgpack",
+        "fleetcast.decode.auto",
+    )
+    """The forms that packets may come in: `module` (its `DECODER`) or `module:NAME`."""
 
     # The edge
     window: Seconds = 600.0
@@ -163,6 +183,11 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             raise Unusable(
                 f"poison_packets: {self.poison_packets} packets are never from {self.poison_vehicles} vehicles"
                 " (poison_vehicles); 0 turns it off"
+            )
+        if 0 < self.bytes_per_minute < self.max_packet:
+            raise Unusable(
+                f"bytes_per_minute: {self.bytes_per_minute} is less than max_packet ({self.max_packet}): packets that"
+                " large could never be sent"
             )
         return self
 

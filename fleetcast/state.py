@@ -9,6 +9,7 @@ Of each signal the last observed wins, whatever the order in which packets come:
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Callable, Iterable, Mapping
 from types import MappingProxyType
 from typing import Any
@@ -51,6 +52,8 @@ class State(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     """Where signals came from, those of the newest packet left out: of a packet that carries everything none is kept."""
     memory: dict[str, dict[str, Any]] = {}
     """What enrichers keep for themselves, by their names; never sent to phones."""
+    life: str = ""
+    """Drawn from the first packet's place in the queue: another one after the vehicle was forgotten. Part of event ids."""
 
     def value(self, path: str) -> Value | None:
         """The signal's value, or None if it was never seen."""
@@ -132,6 +135,7 @@ def apply(
         seen=seen,
         incarnation=incarnation,
         position=position,
+        life=state.life if state.version else _life(incarnation, position),
     )
     origin = Origin(packet.boot, packet.seq)
     if not newer:
@@ -172,6 +176,11 @@ def _late(state: State, packet: Packet) -> dict[str, Signal]:
         ):
             taken[path] = signal
     return taken
+
+
+def _life(incarnation: str, position: int) -> str:
+    """No two packets are first at one place, so no two lives of a vehicle are alike (but for one chance in 4 billion)."""
+    return f"{zlib.crc32(f'{incarnation}/{position}'.encode()):08x}"
 
 
 def _enriched(named: Named, state: State, packet: Packet) -> State:

@@ -6,6 +6,7 @@ packets        $MQTT.msgs.vehicles.<vehicle>.packets[.<form>] -> ingest.<partiti
 live state     state.<vehicle>, update.<vehicle>.<version>                             in stream LIVE
 commits        live.<epoch>.<either of these>: nobody listens there any more once a restore has renewed the epoch
 rejected       rejected.<partition>.<vehicle>                                          in stream REJECTED
+registry       $KV.VEHICLES.<vehicle>                                                  in stream KV_VEHICLES, a KV bucket
 channel        v/<vehicle>/<view>/   ends in a slash because ZeroMQ matches by prefix (v/1 would also pull v/10)
 control        ctl/<NN>/             every stream's second channel, without a chain, so that it can be closed
 """
@@ -18,12 +19,16 @@ import zlib
 PACKETS = "$MQTT_msgs"
 LIVE = "LIVE"
 REJECTED = "REJECTED"
+REGISTRY = "KV_VEHICLES"
+RETAINED = "$MQTT_rmsgs"
+"""nats-server's own, if it has an MQTT door: the last message of each topic that was published to be retained."""
 RESTORING = "RESTORING"
 """A stream that is there while a restore is under way, or after one that did not finish; it holds nothing."""
 PRIORITY_GROUP = "owner"
 PARTITION_CONSUMERS = "consume-"
 MEMBERS = "fleetcast.members"
 EXPLAIN = "fleetcast.explain"
+FORGET = "fleetcast.forget"
 
 ALL = "all"
 """The view of all signals; the only one yet."""
@@ -115,6 +120,23 @@ def commit_subject(epoch: str, subject: str) -> str:
 def rejected_subject(number: int, vehicle: str) -> str:
     """Where a packet that can never be applied goes."""
     return f"rejected.{number}.{vehicle}"
+
+
+def registry_subject(vehicle: str) -> str:
+    """Where the registry's entry of a vehicle is, as `nats kv get VEHICLES <vehicle>` finds it."""
+    return f"$KV.VEHICLES.{vehicle}"
+
+
+def everything_of(vehicle: str) -> tuple[tuple[str, str, str], ...]:
+    """(what it is, stream, subjects) of all that streams hold of a vehicle, but for the registry's entry."""
+    return (
+        ("queue", PACKETS, f"ingest.*.{vehicle}"),
+        ("queue", PACKETS, f"ingest.*.{vehicle}.>"),
+        ("retained", RETAINED, f"$MQTT.rmsgs.vehicles.{vehicle}.>"),
+        ("state", LIVE, state_subject(vehicle)),
+        ("window", LIVE, update_subject(vehicle, "*")),
+        ("rejected", REJECTED, f"rejected.*.{vehicle}"),
+    )
 
 
 def channel(vehicle: str, view: str = ALL) -> str:

@@ -18,16 +18,20 @@ import structlog
 import uvicorn
 from starlette.types import ASGIApp
 
-from fleetcast import enrich, health, ingest, nats_explain, origin, pushpin
+from fleetcast import decode, enrich, health, ingest, nats_explain, nats_forget, origin, pushpin
 from fleetcast.clock import Clock, SystemClock, rfc3339
 from fleetcast.consume import Consumer
 from fleetcast.edge import Edge
 from fleetcast.errors import Unusable
 from fleetcast.jetstream import Connection, connect, provisioned, takes_packets
+from fleetcast.known import Known, refuses_unknown
 from fleetcast.live import Live
 from fleetcast.nats_live import NatsLive
 from fleetcast.nats_queue import NatsQueue
+from fleetcast.nats_registry import NatsRegistry
 from fleetcast.queue import Queue
+from fleetcast.registry import Registry
+from fleetcast.registry import load as load_registry
 from fleetcast.settings import Settings
 from fleetcast.tally import Tallies
 
@@ -101,7 +105,11 @@ async def run_ingest(settings: Settings, seams: Seams = _AS_THEY_ARE) -> None:
     queue = NatsQueue(connection, settings, seams.clock)
     checks = {"queue": partial(takes_packets, connection, settings)}
     tallies = Tallies(settings.state_cache, rfc3339(seams.clock.now()))
-    app = ingest.application(seams.queue(queue), settings, tallies)
+    registry = make_registry(connection, settings)
+    known = Known(registry, seams.clock, refuse_unknown=refuses_unknown(settings, identity=False))
+    app = ingest.application(
+        seams.queue(queue), settings, admit=known.admit, tallies=tallies, clock=seams.clock
+    )
     await nats_explain.answer(connection, lambda vehicle: None, tallies)
     log.info("no credentials are configured: open for development, on loopback only", host=settings.host)
     await _serve(settings, "ingest", checks, app, settings.host, settings.ingest_port)
@@ -132,13 +140,15 @@ async def run_origin(settings: Settings, seams: Seams = _AS_THEY_ARE) -> None:
 
 async def run_consume(settings: Settings, seams: Seams = _AS_THEY_ARE) -> None:
     """The streaming consumer."""
-    enrichers = enrich.load(settings.enrichers)
+    enrichers, decoders = enrich.load(settings.enrichers), decode.load(settings.decoders)
     clock = seams.clock
     connection = await _connected(settings, "consume")
     queue = NatsQueue(connection, settings, clock)
     live = NatsLive(connection, settings)
     edge: Edge = pushpin.ZmqEdge(settings) if settings.publish == "zmq" else pushpin.HttpEdge(settings)
-    consumer = Consumer(seams.queue(queue), seams.live(live), seams.edge(edge), enrichers, settings, clock)
+    consumer = Consumer(
+        seams.queue(queue), seams.live(live), seams.edge(edge), enrichers, decoders, settings, clock
+    )
     checks: dict[str, health.Check] = {
         "consumption": consumer.well,
         "queue": partial(takes_packets, connection, settings),
@@ -149,6 +159,7 @@ async def run_consume(settings: Settings, seams: Seams = _AS_THEY_ARE) -> None:
     async def life() -> None:
         await edge.ready()
         await nats_explain.answer(connection, consumer.traces.get, consumer.tallies)
+        await nats_forget.listen(connection, consumer.forget)
         await queue.join()
         try:
             await consumer.run()
@@ -162,6 +173,13 @@ async def run_consume(settings: Settings, seams: Seams = _AS_THEY_ARE) -> None:
     finally:
         await edge.close()
         await connection.close()
+
+
+def make_registry(connection: Connection, settings: Settings) -> Registry:
+    """Ours, or the one that the settings name. Raises Unusable."""
+    if settings.registry:
+        return load_registry(settings.registry, settings)
+    return NatsRegistry(connection)
 
 
 async def _connected(settings: Settings, role: str) -> Connection:

@@ -16,11 +16,13 @@ from hypothesis import strategies as st
 from fleetcast import consume
 from fleetcast.clock import SystemClock, rfc3339
 from fleetcast.consume import Consumer
+from fleetcast.decode import load
 from fleetcast.edge import Item
 from fleetcast.errors import Recover, Unavailable
 from fleetcast.live import Change, Fenced, Held, Refused
 from fleetcast.packet import JSON, Packet, Signal
 from fleetcast.queue import Delivery, Stored
+from fleetcast.resume import event_id
 from fleetcast.settings import Settings
 from fleetcast.sse import Parser
 from fleetcast.state import Named, State
@@ -31,6 +33,7 @@ from tests.servers import until
 
 EPOCH = "ab12"
 PARTITIONS = 4
+DECODERS = load(Settings().decoders)
 SETTINGS = Settings(partitions=PARTITIONS, batch_packets=8, state_cache=2, enrichers=())
 CARS = ("a", "b", "c", "d")
 T = TypeVar("T")
@@ -57,7 +60,7 @@ class World:
     def another(self) -> Consumer:
         self.queue.ours = False
         self.consumer = Consumer(
-            self.queue, self.live, self.edge, self.enrichers, self.settings, SystemClock()
+            self.queue, self.live, self.edge, self.enrichers, DECODERS, self.settings, SystemClock()
         )
         return self.consumer
 
@@ -253,6 +256,11 @@ def versions(world: World) -> dict[str, int]:
     return {vehicle: world.live.held(vehicle).state.version for vehicle in world.live.stored}
 
 
+def named(world: World, vehicle: str, version: int) -> str:
+    """The id of the event that led to this version."""
+    return event_id(EPOCH, version, world.live.held(vehicle).state.life)
+
+
 def published(world: World, vehicle: str) -> list[int]:
     return [int(item.id.rpartition("-")[2]) for item in world.edge.items if item.channel == channel(vehicle)]
 
@@ -269,7 +277,7 @@ async def test_reject_then_commit_then_publish_then_ack(world: World) -> None:
     await world.work()
     assert world.words("reject", "commit", "publish", "ack") == ["reject", "commit", "publish", "ack"]
     assert world.of("ack") == [[1, 2, 3]]
-    assert world.of("publish") == [[f"{EPOCH}-1", f"{EPOCH}-1"]]
+    assert world.of("publish") == [[named(world, "a", 1), named(world, "c", 1)]]
 
 
 async def test_a_batch_is_one_commit_with_each_state_once(world: World) -> None:
@@ -293,9 +301,9 @@ async def test_an_item_is_the_update_as_an_event(world: World) -> None:
     world.edge.watched = {"a"}
     await world.work()
     item = world.edge.items[1]
-    assert (item.channel, item.id, item.prev) == ("v/a/all/", f"{EPOCH}-2", f"{EPOCH}-1")
+    assert (item.channel, item.id, item.prev) == ("v/a/all/", named(world, "a", 2), named(world, "a", 1))
     (event,) = Parser().feed(item.content)
-    assert (event.event, event.id) == ("update", f"{EPOCH}-2")
+    assert (event.event, event.id) == ("update", item.id)
     assert msgspec.json.decode(event.data, type=Update) == world.live.updates["a"][1]
 
 
@@ -403,7 +411,7 @@ async def test_what_comes_again_to_the_same_owner_is_published_again(world: Worl
     world.calls.clear()
     await world.consumer.handle(world.queue.log[:2])
     assert world.of("commit") in ([], [[]])
-    assert world.of("publish") == [[f"{EPOCH}-3"]]
+    assert world.of("publish") == [[named(world, "a", 3)]]
     assert world.of("ack") == [[1, 2]]
     assert versions(world) == {"a": 3}
 
@@ -414,7 +422,7 @@ async def test_a_takeover_publishes_the_latest_of_what_is_watched(world: World) 
     world.calls.clear()
     world.edge.watched = {"a", "never-sent"}
     await world.work()
-    assert world.of("publish") == [[f"{EPOCH}-2"]]
+    assert world.of("publish") == [[named(world, "a", 2)]]
 
 
 async def test_another_owner_who_was_first_is_believed(world: World) -> None:
@@ -722,8 +730,8 @@ async def test_every_packet_once_in_effect_whatever_fails(
         assert view.signals == state.signals
         assert max(published(world, car), default=0) == (state.version if car in watched else 0)
     for item in world.edge.items:
-        version = int(item.id.removeprefix(f"{EPOCH}-"))
-        assert item.prev == f"{EPOCH}-{version - 1}"
+        vehicle, version = item.channel.split("/")[1], int(item.id.rpartition("-")[2])
+        assert (item.id, item.prev) == (named(world, vehicle, version), named(world, vehicle, version - 1))
 
 
 async def test_what_is_behind_a_failure_while_isolating_comes_again(world: World) -> None:

@@ -8,23 +8,28 @@ import json
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 import httpx2
+import msgspec
 import pytest
 from backports import zstd
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from starlette.requests import Request
 from starlette.types import Message
 
-from fleetcast.errors import Unavailable
-from fleetcast.ingest import application
-from fleetcast.packet import ENCODINGS, FORMS, JSON, NDJSON
+from fleetcast.clock import Clock, SystemClock
+from fleetcast.errors import Refuse, Unavailable
+from fleetcast.inflate import ENCODINGS
+from fleetcast.ingest import Admit, application
+from fleetcast.packet import JSON, NDJSON
 from fleetcast.queue import Stored
 from fleetcast.settings import Settings
 from fleetcast.tally import Tallies, Tally
 
 LIMIT = 1_048_576
+FORMS = (JSON, NDJSON)
 COMPRESS: dict[str, Callable[[bytes], bytes]] = {
     "identity": bytes,
     "gzip": gzip.compress,
@@ -50,8 +55,12 @@ class Queue:
 
 
 @asynccontextmanager
-async def ingest(queue: Queue, **changes: Any) -> AsyncIterator[httpx2.AsyncClient]:
-    transport = httpx2.ASGITransport(app=application(queue, Settings(**changes)), raise_app_exceptions=False)  # type: ignore[arg-type] # only put is asked
+async def ingest(
+    queue: Queue, admit: Admit | None = None, clock: Clock | None = None, **changes: Any
+) -> AsyncIterator[httpx2.AsyncClient]:
+    settings = Settings(**changes)
+    app = application(queue, settings, admit=admit, clock=clock or SystemClock())  # type: ignore[arg-type] # only put is asked
+    transport = httpx2.ASGITransport(app=app, raise_app_exceptions=False)
     async with httpx2.AsyncClient(transport=transport, base_url="http://ingest") as client:
         yield client
 
@@ -96,7 +105,7 @@ def is_problem(answer: httpx2.Response, status: int, detail: str = "") -> None:
     assert body["status"] == status
     assert body["title"]
     assert detail in body.get("detail", "")
-    assert ("retry-after" in answer.headers) == (status == 503)
+    assert ("retry-after" in answer.headers) == (status in (429, 503))
 
 
 # Stored
@@ -117,11 +126,22 @@ async def test_is_stored_as_it_was_sent(
 
 async def test_duplicates_are_counted_for_their_vehicle(queue: Queue) -> None:
     tallies = Tallies(10)
-    transport = httpx2.ASGITransport(app=application(queue, Settings(), tallies))  # type: ignore[arg-type] # only put is asked
+    transport = httpx2.ASGITransport(app=application(queue, Settings(), tallies=tallies))  # type: ignore[arg-type] # only put is asked
     async with httpx2.AsyncClient(transport=transport, base_url="http://ingest") as client:
         for seq in (1, 1, 2, 1):
             assert (await post(client, a_packet(seq=seq))).status_code == 202
     assert tallies.get("car-1") == Tally(duplicate=2)
+
+
+@pytest.mark.parametrize("form", ["application/msgpack", "application/vnd.msgpack", "application/x-msgpack"])
+@pytest.mark.parametrize("encoding", ENCODINGS)
+async def test_messagepack_is_stored_as_it_was_sent(
+    client: httpx2.AsyncClient, queue: Queue, form: str, encoding: str
+) -> None:
+    body = COMPRESS[encoding](msgspec.msgpack.encode(json.loads(a_packet())))
+    answer = await post(client, body, form=form, content_encoding=encoding)
+    assert (answer.status_code, answer.json()["packet"]) == (202, "car-1/3/4")
+    assert queue.stored == [("car-1", "car-1/3/4", body, form, encoding)]
 
 
 async def test_sent_again_it_is_a_duplicate(client: httpx2.AsyncClient, queue: Queue) -> None:
@@ -269,9 +289,38 @@ async def test_a_length_that_is_no_number(client: httpx2.AsyncClient, queue: Que
 # Refused
 
 
-@pytest.mark.parametrize("vehicle", ["car%201", "car.1", "a" * 65, "car%0A", "%00", "ç", "car*"])
+@pytest.mark.parametrize(
+    "vehicle",
+    [
+        *(
+            "car%201",
+            "car.1",
+            "a" * 65,
+            "car%0A",
+            "%0Acar",
+            "%00",
+            "ç",
+            "car*",
+            "car%3E",
+            "$SYS",
+            "%24MQTT",
+            "car%2E1",
+        ),
+        *("car%25", "%252F", "car%2B", "car%23", "+", "car%7F", "%FF", "car%C2%A0", "car%D9%A1", "%EF%BD%81"),
+    ],
+)
 async def test_an_id_that_is_none(client: httpx2.AsyncClient, queue: Queue, vehicle: str) -> None:
-    is_problem(await post(client, a_packet(), vehicle=vehicle), 400, "A-Z a-z 0-9 - _")
+    for body in (a_packet(), a_packet(vehicle=unquote(vehicle))):
+        is_problem(await post(client, body, vehicle=vehicle), 400, "A-Z a-z 0-9 - _")
+    assert not queue.stored
+
+
+@pytest.mark.parametrize("vehicle", ["a%2Fb", "%2F", "..", "a/../b", "%2E%2E%2Fcar-1", "", "a//b"])
+async def test_an_id_with_a_slash_is_another_path(
+    client: httpx2.AsyncClient, queue: Queue, vehicle: str
+) -> None:
+    answer = await post(client, a_packet(), vehicle=vehicle)
+    is_problem(answer, 404 if answer.status_code == 404 else 400)
     assert not queue.stored
 
 
@@ -284,7 +333,7 @@ async def test_a_packet_of_another_vehicle(client: httpx2.AsyncClient, queue: Qu
 async def test_a_content_type_that_is_none_of_ours(
     client: httpx2.AsyncClient, queue: Queue, form: str
 ) -> None:
-    is_problem(await post(client, a_packet(), form=form), 415, "application/x-ndjson")
+    is_problem(await post(client, a_packet(), form=form), 415, "application/x-ndjson, application/msgpack")
     assert not queue.stored
 
 
@@ -309,7 +358,25 @@ async def test_a_content_encoding_that_is_none_of_ours(
         (gzip.compress(a_packet(), mtime=0)[:-3], "gzip", "truncated gzip"),
         (b'{"vehicle": "\xff"}', "identity", "UTF-8"),
         (a_packet(sent_at="0001-01-01T00:00:00+23:59"), "identity", ""),
+        (a_packet()[:-1], "identity", "truncated"),
+        (a_packet() + b"{}", "identity", "malformed"),
+        (a_packet() + b"\0", "identity", "malformed"),
+        (zstd.compress(a_packet()) + b"garbage", "zstd", "damaged zstd"),
+        (gzip.compress(a_packet(), mtime=0) + b"garbage", "gzip", "damaged gzip"),
+        (zstd.compress(a_packet()), "gzip", "damaged gzip"),
+        (zstd.compress(a_packet()), "identity", "malformed"),
+        (a_packet(signals={"x": {"value": float("nan")}}), "identity", "malformed"),
+        (a_packet(signals={"x": {"value": float("-inf")}}), "identity", "malformed"),
+        (a_packet(signals={"x" * 300_000: {"value": 1}}), "identity", "length <= 256"),
+        (
+            a_packet(deep="DEEP").replace(b'"DEEP"', b"[" * 200_000 + b"]" * 200_000),
+            "identity",
+            "nested too deeply",
+        ),
+        (a_packet(vehicle="car-1\n"), "identity", "vehicle"),
+        (a_packet(vehicle="car-1/../car-2"), "identity", "vehicle"),
     ],
+    ids=range(23),
 )
 @pytest.mark.parametrize("form", FORMS)
 async def test_a_bad_packet_is_refused_with_the_reason(
@@ -376,3 +443,22 @@ async def test_a_bug_is_a_problem_that_tells_nothing(client: httpx2.AsyncClient,
     answer = await post(client, a_packet())
     is_problem(answer, 500)
     assert "secret" not in answer.text
+
+
+# Who may send
+
+
+async def test_who_is_not_admitted_is_told_so_before_the_packet_is_read(queue: Queue) -> None:
+    asked: list[tuple[str, str]] = []
+
+    async def admit(request: Request, vehicle: str) -> None:
+        asked.append((request.url.path, vehicle))
+        if vehicle != "car-1":
+            raise Refuse(403, "Vehicle disabled", f"{vehicle} is disabled in the registry")
+
+    async with ingest(queue, admit) as client:
+        assert (await post(client, a_packet())).status_code == 202
+        is_problem(await post(client, b"no packet at all", "car-2"), 403, "car-2 is disabled")
+        is_problem(await post(client, a_packet(), "car 3"), 400)
+    assert asked == [("/v1/vehicles/car-1/packets", "car-1"), ("/v1/vehicles/car-2/packets", "car-2")]
+    assert [vehicle for vehicle, *_ in queue.stored] == ["car-1"]

@@ -72,6 +72,8 @@ async def test_configured_settings_are_what_starts_from_then_on(folder: Path) ->
     refused: list[tuple[dict[str, str], str]] = [
         ({"partitions": "3"}, "partitions: a roll cannot change it"),
         ({"enrichers": "none_such"}, "enrichers: none_such cannot be loaded"),
+        ({"decoders": "none_such"}, "decoders: none_such cannot be loaded"),
+        ({"bytes_per_minute": "5"}, "bytes_per_minute: 5 is less than max_packet"),
         ({"window": "-1"}, "window"),
     ]
     for changes, word in refused:

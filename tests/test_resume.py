@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import accumulate
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -179,3 +180,56 @@ def test_a_vehicle_that_never_sent() -> None:
     empty = State("car")
     assert resume(EPOCH, event_id(EPOCH, 0), empty, [], leader=False) == Replay([], 0)
     assert resume(EPOCH, event_id(EPOCH, 1), empty, [], leader=True) == Reset(FOREIGN, f"{EPOCH}-1", 0)
+
+
+# Lives: a vehicle that was forgotten begins anew
+
+
+LIVES = st.sampled_from(["", "0a1b2c3d", "ffffffff", "00000000"])
+
+
+@settings(deadline=None)
+@given(HISTORIES, LIVES, LIVES, st.integers(0, 40), st.booleans())
+def test_an_id_of_another_life_is_never_taken_for_one_of_this(
+    history: History, before: str, now: str, version: int, leader: bool
+) -> None:
+    """Its version may be any: below this life's, the same, or above. Nobody gets updates onto a state of before."""
+    state = msgspec.structs.replace(history.state, life=now)
+    last = event_id(EPOCH, version, before)
+    found = resume(EPOCH, last, state, history.updates, leader=leader)
+    if version and before != now:
+        assert found == (Reset(FOREIGN, last, state.version) if leader else Ahead())
+    else:
+        without = resume(EPOCH, event_id(EPOCH, version), history.state, history.updates, leader=leader)
+        if isinstance(without, Reset):
+            without = Reset(without.reason, last, without.to)
+        assert found == without, "a life of one's own changes nothing"
+
+
+@given(HISTORIES, LIVES)
+def test_who_has_the_empty_view_may_follow_any_life(history: History, life: str) -> None:
+    state = msgspec.structs.replace(history.state, life=life)
+    last = event_id(EPOCH, 0, "whatever")
+    assert last == f"{EPOCH}-0"
+    assert resume(EPOCH, last, state, history.updates, leader=False) == Replay(history.updates, state.version)
+
+
+@given(EPOCHS, LIVES, st.integers(0, 10**16 - 1))
+def test_ids_of_lives_read_back(epoch: str, life: str, version: int) -> None:
+    assert version_of(epoch, event_id(epoch, version, life)) == version
+
+
+@pytest.mark.parametrize(
+    "forged",
+    [
+        f"{EPOCH}.-1",
+        f"{EPOCH}.0a1b2c3d-0",
+        f"{EPOCH}.0a1b2c3-1",
+        f"{EPOCH}.0a1b2c3d.0a1b2c3d-1",
+        f"{EPOCH}.0A1B2C3D-1",
+    ],
+)
+def test_what_looks_like_a_life_is_none(forged: str) -> None:
+    history = History([1, 1])
+    state = msgspec.structs.replace(history.state, life="0a1b2c3d")
+    assert resume(EPOCH, forged, state, history.updates, leader=True) == Reset(FOREIGN, forged, 2)

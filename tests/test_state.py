@@ -469,3 +469,18 @@ def test_a_derived_signal_is_as_old_as_its_last_change() -> None:
     assert state.with_signals({"x": 1}, at(2)) is state
     assert state.with_signals({"x": 2}, at(2)).signals["x"] == Signal(2, at(2))
     assert state.with_signals({"y": 0}, at(2)).signals["y"] == Signal(0, at(2))  # false is not 0
+
+
+def test_a_vehicle_has_one_life_until_it_is_forgotten() -> None:
+    first = apply(State("car"), packet(1, 1), "s", 7, "t", [])
+    second = apply(first, packet(1, 2), "s", 8, "t", [])
+    assert len(first.life) == 8
+    assert second.life == first.life
+    assert apply(State("car"), packet(1, 1), "s", 9, "t", []).life != first.life, "it begins anew"
+    assert apply(State("car"), packet(1, 1), "t", 7, "t", []).life != first.life, "in another queue"
+
+
+def test_a_state_of_before_there_were_lives_stays_as_it_is() -> None:
+    """Its phones' ids have none."""
+    old = State("car", version=3, boot=1, seq=3)
+    assert apply(old, packet(1, 4), "s", 7, "t", []).life == ""

@@ -24,6 +24,7 @@ from fleetcast.commands import (
     simulate,
     tail,
     up,
+    vehicles,
 )
 from fleetcast.errors import FleetcastError, Unusable
 from fleetcast.settings import load
@@ -61,6 +62,7 @@ def parser() -> argparse.ArgumentParser:
         tail,
         explain,
         rejected,
+        vehicles,
         backup,
         prove,
         plan,

@@ -1,4 +1,4 @@
-"""`fleetcast backup DIR` and `fleetcast restore DIR`: the three streams to a folder, and back."""
+"""`fleetcast backup DIR` and `fleetcast restore DIR`: the four streams to a folder, and back."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from fleetcast.jetstream import connect
 from fleetcast.nats_backup import Progress, backup, restore
 from fleetcast.settings import Settings
 
-_BACKUP = """Writes the queue, the live state and the rejected packets to a new folder, while everything runs. Whatever was
-acknowledged before it began is in it."""
+_BACKUP = """Writes the queue, the live state, the rejected packets and the registry to a new folder, while everything runs.
+Whatever was acknowledged before it began is in it."""
 _RESTORE = """Puts a backup back, under a new epoch: every phone gets a reset and a snapshot. What was applied after the
 backup is lost, and vehicles do not send it again. Processes may run meanwhile; they wait."""
 _SECONDS = 2.0
@@ -30,8 +30,8 @@ def add_commands(commands: Any) -> None:
         "--queue",
         choices=("restore", "keep", "empty"),
         default="restore",
-        help="the packet stream: restored, and REJECTED with it (lost everything); kept, with REJECTED (lost LIVE alone);"
-        " or made anew and empty, REJECTED kept (lost both, and no packet of the backup is to be applied)",
+        help="the packet stream: restored, REJECTED and the registry with it (lost everything); kept, with these (lost LIVE"
+        " alone); or made anew and empty, these kept (lost both, and no packet of the backup is to be applied)",
     )
     one.add_argument("--replace", action="store_true", help="throw away what the streams hold now")
     one.set_defaults(run=run_restore)
@@ -45,11 +45,11 @@ async def run_backup(arguments: argparse.Namespace, settings: Settings) -> int:
         made = await backup(connection, settings, arguments.folder, _progress())
     finally:
         await connection.close()
-    packets, _, rejected = (kept.messages for kept in made.streams)
+    packets, _, rejected, registered = (kept.messages for kept in made.streams)
     size = sum(kept.bytes for kept in made.streams)
     print(
-        f"{arguments.folder}: {made.vehicles:,} vehicles, {packets:,} packets in the queue, {rejected:,} rejected;"
-        f" {size / 1e6:,.1f} MB in {time.monotonic() - began:.1f} s"
+        f"{arguments.folder}: {made.vehicles:,} vehicles, {packets:,} packets in the queue, {rejected:,} rejected,"
+        f" {registered:,} registered; {size / 1e6:,.1f} MB in {time.monotonic() - began:.1f} s"
     )
     return 0
 

@@ -21,12 +21,12 @@ from typing import Any
 import msgspec
 from rich.console import Console
 
-from fleetcast import enrich, haproxy, jetstream, natsserver, pushpin, traps
+from fleetcast import decode, enrich, haproxy, jetstream, natsserver, pushpin, registry, traps
 from fleetcast.errors import FleetcastError, Unusable
 from fleetcast.layout import with_edges
 from fleetcast.machine import nats_server, search_path
 from fleetcast.settings import Settings
-from fleetcast.subjects import LIVE, PACKETS, REJECTED
+from fleetcast.subjects import LIVE, PACKETS, REGISTRY, REJECTED
 from fleetcast.traps import Finding
 
 _TEXT = """Says what is missing or misconfigured, and how to mend it; changes nothing. Exit status 1 if something is wrong.
@@ -146,6 +146,9 @@ def _machine(settings: Settings) -> Iterator[Finding]:
 
 def _configurations(arguments: argparse.Namespace, settings: Settings) -> Iterator[Finding]:
     yield _loads("settings: enrichers load", lambda: enrich.load(settings.enrichers))
+    if settings.registry:
+        yield _loads("settings: the registry loads", lambda: registry.load(settings.registry, settings))
+    yield _loads("settings: decoders load", lambda: decode.load(settings.decoders))
     settings = with_edges(settings)
     folder = Path(settings.data).absolute() / "run"
     try:
@@ -198,14 +201,17 @@ async def _streams(settings: Settings) -> list[Finding]:
         return findings
     connection = await jetstream.connect(settings, "fleetcast-doctor")
     try:
-        for name in (PACKETS, LIVE, REJECTED):
+        for name in (PACKETS, LIVE, REJECTED, REGISTRY):
             try:
                 info = await connection.api(f"STREAM.INFO.{name}")
                 if name == LIVE:
                     wanted = jetstream.live_config(settings, jetstream.epoch_of(info))
                 else:
-                    config = jetstream.packets_config if name == PACKETS else jetstream.rejected_config
-                    wanted = config(settings)
+                    wanted = {
+                        PACKETS: jetstream.packets_config,
+                        REJECTED: jetstream.rejected_config,
+                        REGISTRY: jetstream.registry_config,
+                    }[name](settings)
             except FleetcastError as error:
                 findings.append(
                     Finding(well=False, what=f"stream {name}: {error}", mend="start any role: it makes it")

@@ -10,9 +10,9 @@ from rich.console import Console
 from rich.table import Table
 
 from fleetcast.errors import Reject, Unusable
+from fleetcast.inflate import inflate
 from fleetcast.jetstream import connect
 from fleetcast.nats_rejected import NatsRejected, Rejected
-from fleetcast.packet import inflate
 from fleetcast.settings import Settings
 
 _TEXT = """A packet that was acknowledged but can never be applied (it cannot be decoded, an enricher raised, it is too large

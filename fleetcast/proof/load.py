@@ -14,7 +14,7 @@ from typing import Any
 
 import msgspec
 
-from fleetcast import enrich
+from fleetcast import decode, enrich
 from fleetcast.clock import SystemClock
 from fleetcast.consume import Consumer
 from fleetcast.edge import Item
@@ -94,6 +94,7 @@ class Load:
             self._live,
             _NoEdge(),
             enrich.load(settings.enrichers),
+            decode.load(settings.decoders),
             settings,
             SystemClock(),
         )

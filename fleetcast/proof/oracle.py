@@ -241,7 +241,8 @@ class Oracle:
 
     def _reset(self, event: Event, one: _Phone, vehicle: _Vehicle, who: str) -> None:
         one.snapshot_due = True
-        epoch, _, text = event.last.rpartition("-")
+        name, _, text = event.last.rpartition("-")
+        epoch = name.partition(".")[0]
         self.restored += epoch in self._epochs
         self.resets += epoch not in self._epochs
         if event.reason == "foreign":

@@ -169,7 +169,7 @@ class Phone:
             return
         for event in parser.feed(data):
             self.last = event.id
-            epoch, _, _ = event.id.rpartition("-")
+            epoch = event.id.rpartition("-")[0].partition(".")[0]  # of no vehicle a second life begins here
             checksum, version, prev, reason, last = 0, 0, 0, "", ""
             if event.event == "snapshot":
                 view = _VIEW.decode(event.data)

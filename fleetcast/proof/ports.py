@@ -102,5 +102,7 @@ def platform_settings(folder: Path, spare: int = 0, **changes: Any) -> Settings:
         # Tests and proofs send packets of fixed times; what they are about has nothing to do with today.
         "clock_ahead": _CLOCK,
         "clock_behind": _CLOCK,
+        "packets_per_minute": 0,  # few vehicles, each as fast as it can
+        "bytes_per_minute": 0,
     }
     return Settings(**(given | changes))

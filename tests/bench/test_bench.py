@@ -13,7 +13,11 @@ from bench.cars import Bodies, Options, vehicle
 from bench.question import Answer, Table
 from bench.report import filled, markdown
 from bench.stats import Records, percentile, show, spread
-from fleetcast.packet import JSON, NDJSON, decode
+from fleetcast.decode import load
+from fleetcast.packet import JSON, NDJSON
+from fleetcast.settings import Settings
+
+decode = load(Settings().decoders).decode
 
 
 @given(st.lists(st.floats(0, 1e6), min_size=1), st.floats(0, 1))

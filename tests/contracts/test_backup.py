@@ -7,6 +7,7 @@ import random
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -19,12 +20,14 @@ from fleetcast.live import Change, Fenced, Held
 from fleetcast.nats_backup import Manifest, backup, restore
 from fleetcast.nats_live import NatsLive
 from fleetcast.nats_queue import NatsQueue
+from fleetcast.nats_registry import NatsRegistry
 from fleetcast.nats_rejected import NatsRejected
 from fleetcast.packet import JSON, Signal
 from fleetcast.queue import Delivery
+from fleetcast.registry import Vehicle
 from fleetcast.settings import Settings
 from fleetcast.state import State, stored_already
-from fleetcast.subjects import LIVE, PACKETS, REJECTED, RESTORING
+from fleetcast.subjects import LIVE, PACKETS, REGISTRY, REJECTED, RESTORING
 from fleetcast.update import Update
 from tests.conftest import Connect
 from tests.servers import Server, until
@@ -110,7 +113,7 @@ def bodies(deliveries: Iterable[Delivery]) -> list[str]:
     return sorted(delivery.body.decode() for delivery in deliveries)
 
 
-async def lose(connection: Connection, streams: Sequence[str] = (LIVE, PACKETS, REJECTED)) -> None:
+async def lose(connection: Connection, streams: Sequence[str] = (LIVE, PACKETS, REJECTED, REGISTRY)) -> None:
     for stream in streams:
         await connection.api(f"STREAM.DELETE.{stream}")
 
@@ -146,7 +149,7 @@ async def test_everything_comes_back_under_a_new_epoch(
 
     made = await backup(connection, settings, folder / "b")
     assert (made.epoch, made.vehicles, made.partitions) == (before, 5, 8)
-    assert [kept.messages for kept in made.streams] == [20, 20, 1]
+    assert [kept.messages for kept in made.streams] == [20, 20, 1, 0]
     await lose(connection)
     epoch = await restore(connection, settings, folder / "b")
 
@@ -221,6 +224,103 @@ async def test_no_vehicle_is_missing_from_a_backup_that_is_made_while_they_commi
     for vehicle, version in before.items():
         found = (await live.latest(vehicle, leader=True)).state
         assert version <= found.version <= held[vehicle].state.version
+
+
+# The registry
+
+
+async def registered(connection: Connection) -> dict[str, bool]:
+    return {one.vehicle: one.enabled async for one in NatsRegistry(connection).all()}
+
+
+async def test_a_restored_platform_knows_its_vehicles(
+    connection: Connection, settings: Settings, folder: Path
+) -> None:
+    registry = NatsRegistry(connection)
+    cars = [Vehicle(f"car-{number}", ("north",), 5 + number, number % 3 > 0) for number in range(300)]
+    await asyncio.gather(*(registry.put(car) for car in cars))
+    await registry.remove("car-7")
+    stamp = await registry.stamp()
+    made = await backup(connection, settings, folder / "b")
+    assert made.of(REGISTRY).messages == 299
+    await lose(connection)
+    await restore(connection, settings, folder / "b")
+    found = {one.vehicle: one async for one in registry.all()}
+    assert found == {car.vehicle: car for car in cars if car.vehicle != "car-7"}
+    assert await registry.stamp() != stamp, "what a door remembers is of before"
+    # What was changed after the backup is as it was: a door must not go on with what it knows.
+    await registry.put(Vehicle("car-1", enabled=False))
+    before = await registry.stamp()
+    await restore(connection, settings, folder / "b", replace=True)
+    assert await registry.get("car-1") == cars[1]
+    assert await registry.stamp() not in (stamp, before)
+
+
+@pytest.mark.parametrize("queue", ["keep", "empty"])
+async def test_the_registry_stays_as_rejected_does_if_the_queue_is_not_restored(
+    connection: Connection, settings: Settings, folder: Path, queue: nats_backup.Queue
+) -> None:
+    await NatsRegistry(connection).put(Vehicle("car-1"))
+    await backup(connection, settings, folder / "b")
+    await NatsRegistry(connection).put(Vehicle("car-1", enabled=False))
+    await restore(connection, settings, folder / "b", queue=queue, replace=True)
+    assert await registered(connection) == {"car-1": False}
+
+
+async def test_a_backup_of_before_there_was_a_registry_is_restored_and_leaves_it(
+    connection: Connection, settings: Settings, folder: Path
+) -> None:
+    await grow(NatsLive(connection, settings), "car-1", 3)
+    await backup(connection, settings, folder / "b")
+    _of_format_1(folder / "b")
+    await NatsRegistry(connection).put(Vehicle("car-2"))
+    await restore(connection, settings, folder / "b", replace=True)
+    assert (await NatsLive(connection, settings).latest("car-1")).state.version == 3
+    assert await registered(connection) == {"car-2": True}
+    await lose(connection)
+    await restore(connection, settings, folder / "b")
+    assert await registered(connection) == {}
+    await NatsRegistry(connection).put(Vehicle("car-3"))
+
+
+def _of_format_1(folder: Path) -> None:
+    manifest = msgspec.json.decode((folder / nats_backup.MANIFEST).read_bytes())
+    manifest |= {
+        "format": 1,
+        "streams": [one for one in manifest["streams"] if one["stream"] != REGISTRY],
+    }
+    (folder / nats_backup.MANIFEST).write_bytes(msgspec.json.encode(manifest))
+    (folder / "registry.snapshot").unlink()
+
+
+async def test_a_registry_that_changes_meanwhile_is_read_again(
+    connection: Connection, settings: Settings, folder: Path
+) -> None:
+    """A snapshot would lack an entry that was replaced before the snapshot reached it."""
+    registry = NatsRegistry(connection)
+    for number in range(5):
+        await registry.put(Vehicle(f"car-{number}"))
+    snapshot, times = nats_backup._snapshot, 0
+
+    async def disturbed(link: Connection, stream: str, writer: Any) -> Any:
+        nonlocal times
+        made = await snapshot(link, stream, writer)
+        if stream == REGISTRY and (times := times + 1) < 3:
+            await registry.put(Vehicle(f"car-{times}", enabled=False))
+        return made
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(nats_backup, "_snapshot", disturbed)
+        await backup(connection, settings, folder / "b")
+    assert times == 3
+    await restore(connection, settings, folder / "b", replace=True)
+    assert await registered(connection) == {f"car-{number}": number not in (1, 2) for number in range(5)}
+    times = -100
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(nats_backup, "_snapshot", disturbed)
+        with pytest.raises(Unavailable, match="registry changes all the time"):
+            await backup(connection, settings, folder / "c")
+    assert not (folder / "c").exists()
 
 
 # The queue, in its incarnations
@@ -329,7 +429,9 @@ async def _damaged(folder: Path, name: str, damage: Callable[[bytes], bytes]) ->
     path.write_bytes(damage(path.read_bytes()))
 
 
-@pytest.mark.parametrize("name", ["packets.snapshot", "live.messages", "rejected.snapshot", "manifest.json"])
+@pytest.mark.parametrize(
+    "name", ["packets.snapshot", "live.messages", "rejected.snapshot", "registry.snapshot", "manifest.json"]
+)
 @pytest.mark.parametrize("how", ["short", "flipped", "gone"])
 async def test_a_damaged_file_is_refused_and_nothing_is_touched(
     connection: Connection, settings: Settings, folder: Path, name: str, how: str

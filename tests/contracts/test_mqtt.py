@@ -23,16 +23,19 @@ from paho.mqtt.enums import CallbackAPIVersion
 
 from fleetcast import natsserver
 from fleetcast.clock import SystemClock
+from fleetcast.decode import load
 from fleetcast.errors import Recover, Unavailable
 from fleetcast.jetstream import Connection, connect, packets_config, provision, takes_packets
 from fleetcast.nats_queue import NatsQueue
-from fleetcast.packet import JSON, decode
+from fleetcast.packet import JSON
 from fleetcast.queue import Delivery
 from fleetcast.settings import Settings
 from fleetcast.subjects import PACKETS
 from tests.servers import Server, until
 
 NDJSON_SUFFIX = "ndjson"
+
+decode = load(Settings().decoders).decode
 
 
 def packet(vehicle: str, seq: int, size: int = 0) -> bytes:

@@ -7,12 +7,14 @@ import gzip
 import json
 import re
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 import httpx2
+import msgspec
 import pytest
 from backports import zstd
 from hypothesis import given, settings
@@ -20,10 +22,13 @@ from hypothesis import strategies as st
 from starlette.types import ASGIApp
 
 from fleetcast import ingest, origin
+from fleetcast.clock import SystemClock
 from fleetcast.errors import Unavailable
+from fleetcast.known import Known
 from fleetcast.live import Change, Held
 from fleetcast.packet import Signal
 from fleetcast.queue import Stored
+from fleetcast.registry import Vehicle
 from fleetcast.settings import Settings
 from fleetcast.sse import Event, Parser
 from fleetcast.state import State
@@ -275,8 +280,21 @@ class Lives:
             raise Unavailable("no answer")
 
 
-def ingesting() -> ASGIApp:
-    return ingest.application(Puts(), Settings(max_packet=LIMIT))  # type: ignore[arg-type] # only put is asked
+def ingesting(admit: ingest.Admit | None = None, **changes: Any) -> ASGIApp:
+    settings = Settings(**{"max_packet": LIMIT, "max_batch": 3 * LIMIT, **changes})
+    return ingest.application(Puts(), settings, admit=admit)  # type: ignore[arg-type] # only put is asked
+
+
+class Registered:
+    """A registry of one vehicle, which is disabled; `away` is not."""
+
+    async def get(self, vehicle: str) -> Vehicle | None:
+        if vehicle == "away":
+            raise Unavailable("away")
+        return Vehicle(vehicle, enabled=False) if vehicle == "my-car" else None
+
+    async def stamp(self) -> str:
+        return "s"
 
 
 def serving(down: bool = False, signed: bool = True) -> ASGIApp:
@@ -342,29 +360,57 @@ def bodies(draw: st.DrawFn, vehicle: str) -> tuple[bytes, dict[str, str]]:
         signals = {path or "x": {"value": 1} for path in head["signals"]}
         head |= {"boot": 1, "seq": 1, "sent_at": "2026-11-23T10:00:00Z", "signals": signals}
     text = json.dumps(draw(JSON) if kind == "json" else head).encode("utf-8", "surrogatepass")
-    body = draw(st.binary(max_size=50)) if kind == "bytes" else COMPRESS[sent_as](text)
-    if kind == "large":
-        body = COMPRESS[sent_as](text + b" " * LIMIT)
     headers = {"content-encoding": sent_as, "content-type": "application/json"}
     if draw(st.booleans()):
         headers["content-type"] = draw(
             st.sampled_from(["application/x-ndjson", "application/json; charset=utf-8", "text/plain", ""])
         )
+    elif kind in ("good", "packet") and draw(st.booleans()):
+        with suppress(OverflowError, UnicodeEncodeError):  # of JSON's numbers and texts it does not have all
+            text, headers["content-type"] = msgspec.msgpack.encode(head), "application/msgpack"
+    body = draw(st.binary(max_size=50)) if kind == "bytes" else COMPRESS[sent_as](text)
+    if kind == "large":
+        body = COMPRESS[sent_as](text + b" " * LIMIT)
     if draw(st.integers(0, 5)) == 0:
         headers["content-encoding"] = draw(st.sampled_from(["br", "gzip, zstd", "", "GZIP"]))
     return body, headers
+
+
+@st.composite
+def batches(draw: st.DrawFn, vehicle: str) -> tuple[bytes, dict[str, str]]:
+    """Some bodies as one; sometimes without its end."""
+    text = b""
+    for body, headers in draw(st.lists(bodies(vehicle), max_size=4)):
+        lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+        text += b"--b\r\n" + lines.encode() + b"\r\n" + body + b"\r\n"
+    text += draw(st.sampled_from([b"--b--", b"--b--\r\n", b"--b\r\n", b""]))
+    kind = draw(
+        st.sampled_from(["multipart/mixed; boundary=b", 'Multipart/Mixed; boundary="b"', "multipart/mixed"])
+    )
+    return text, {"content-type": kind}
 
 
 @settings(max_examples=250)
 @given(st.data())
 def test_ingest_answers_as_documented(data: st.DataObject) -> None:
     vehicle = data.draw(IDS)
-    body, headers = data.draw(bodies(vehicle))
+    body, headers = data.draw(bodies(vehicle) | batches(vehicle))
     method = data.draw(st.sampled_from(["POST", "POST", "POST", *METHODS]))
     url = f"/v1/vehicles/{quote(vehicle, safe='')}/packets"
     answer = ask(ingesting(), method, url, content=body, headers=headers)
     as_documented("sendPacket", answer)
     assert answer.status_code < 500 or (answer.status_code == 503 and vehicle.startswith("down"))
+
+
+@pytest.mark.parametrize(("vehicle", "status"), [("my-car", 403), ("your-car", 403), ("away", 503)])
+def test_a_vehicle_that_may_not_send_is_answered_as_documented(vehicle: str, status: int) -> None:
+    known = Known(Registered(), SystemClock(), refuse_unknown=True)  # type: ignore[arg-type] # no more is asked
+    answer = ask(ingesting(known.admit), "POST", f"/v1/vehicles/{vehicle}/packets", content=b"{}")
+    as_documented("sendPacket", answer)
+    assert answer.status_code == status
+    documented = OPERATIONS["sendPacket"][2]["responses"][str(status)]["content"]["application/problem+json"]
+    if vehicle == "my-car":
+        assert answer.json() == documented["examples"]["disabled"]["value"]
 
 
 @settings(max_examples=250)
@@ -451,6 +497,22 @@ def test_the_documented_examples_are_as_documented() -> None:
         assert not list(wrong(value, media["schema"]))
         for event in Parser().feed(value.encode()) if "x-events" in media else ():
             is_event(event, media)
+
+
+def test_beyond_its_budget_a_vehicle_is_answered_as_documented() -> None:
+    content = OPERATIONS["sendPacket"][2]["requestBody"]["content"]["multipart/mixed"]
+    batch = content["examples"]["tunnel"]["value"].encode()
+    headers = {"content-type": "multipart/mixed; boundary=b"}
+    url = "/v1/vehicles/my-car/packets"
+    for limit, status, parts in ((2, 207, [202, 202]), (1, 207, [202, 429])):
+        app = ingesting(packets_per_minute=limit)
+        answer = ask(app, "POST", url, content=batch, headers=headers)
+        as_documented("sendPacket", answer)
+        assert answer.status_code == status
+        assert [one["status"] for one in answer.json()] == parts
+        again = ask(app, "POST", url, content=batch, headers=headers)
+        as_documented("sendPacket", again)
+        assert again.status_code == 429
 
 
 @pytest.mark.parametrize("media", ["application/json", "application/x-ndjson"])

@@ -6,22 +6,30 @@ what it prints. Ports of the defaults become the test's. What cannot be run here
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import re
 import shlex
 import signal
+import sqlite3
+import struct
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import NamedTuple
 
 import httpx2
 import pytest
 
+from fleetcast import registry
 from fleetcast import settings as settings_module
+from fleetcast.clock import SystemClock
+from fleetcast.errors import Refuse
+from fleetcast.known import Known
 from fleetcast.settings import Settings, dump
 from tests.servers import platform_settings, short_folder
 
@@ -125,7 +133,9 @@ class Ground:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        names = [name.removesuffix(".py") for name in python_files() if not name.startswith("test_")]
+        modules = {n.removesuffix(".py"): t for n, t in python_files().items() if not n.startswith("test_")}
+        forms = [name for name, text in modules.items() if "DECODER = " in text]
+        rules = [name for name, text in modules.items() if "def enrich(" in text]
         for name, text in {**python_files(), "breaks.py": BREAKS}.items():
             (folder / name).write_text(text)
         self.settings = platform_settings(
@@ -134,7 +144,8 @@ class Ground:
             consumers=1,
             origins=1,
             edges=1,
-            enrichers=(*Settings().enrichers, *names, "breaks"),
+            enrichers=(*Settings().enrichers, *rules, "breaks"),
+            decoders=(*Settings().decoders, *forms),
         )
         (folder / "t.toml").write_text(dump(self.settings))
         (folder / ".venv").symlink_to(sys.prefix)
@@ -144,11 +155,13 @@ class Ground:
         self.front = f"http://127.0.0.1:{self.settings.front_port}"
         self.ingest = f"http://127.0.0.1:{self.settings.ingest_port}"
 
-    def run(self, command: str, folder: Path | None = None) -> subprocess.CompletedProcess[str]:
+    def run(
+        self, command: str, folder: Path | None = None, environment: Mapping[str, str] | None = None
+    ) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             ["bash", "-o", "pipefail", "-c", command],
             cwd=folder or self.folder,
-            env=self.environment,
+            env=environment or self.environment,
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
@@ -219,6 +232,7 @@ def wait_for(condition: Callable[[], bool]) -> None:
 # The tests
 
 
+@pytest.mark.timeout(300)  # those of operations.md replace every process, and wait for doors
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
 def test_each_command_works(ground: Ground, path: Path) -> None:
     for block in blocks(path):
@@ -240,7 +254,8 @@ def test_each_command_works(ground: Ground, path: Path) -> None:
                 assert not stream or "event: " in done.stdout, said
             elif "doctor" in ground.adapted(command):  # whether this machine will do is not asked here
                 assert done.returncode in (0, 1), said
-                assert "ok  settings: enrichers load" in done.stdout, said
+                for what in ("enrichers", "decoders"):
+                    assert f"ok  settings: {what} load" in done.stdout, said
             else:
                 assert done.returncode == 0, said
 
@@ -278,7 +293,50 @@ def test_the_enrichers_of_the_documentation_have_their_effect(ground: Ground) ->
     assert found["Acme.Speeding.Distance"]["value"] == 700
 
 
-def test_the_test_of_the_documented_enricher_passes(ground: Ground) -> None:
-    done = ground.run("python -m pytest -q -p no:cacheprovider -c /dev/null --rootdir . test_speeding.py")
+def test_the_registry_of_the_documentation_is_one(ground: Ground) -> None:
+    with closing(sqlite3.connect(Path(ground.settings.data) / "workshop.db")) as database, database:
+        database.execute("CREATE TABLE cars (id, fleet, seconds, sold)")
+        database.executemany("INSERT INTO cars VALUES (?, ?, ?, ?)", [("a", "x", 5, 0), ("b", "y", 9, 1)])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(ground.folder)
+        workshop = registry.load("workshop:make", ground.settings)
+
+    async def asked() -> None:
+        known = Known(workshop, SystemClock(), refuse_unknown=True)
+        assert await known.check("a") == registry.Vehicle("a", ("x",), 5, True)
+        await known.admit(None, "a")
+        for refused in ("b", "c", "a' OR 1=1 --"):
+            with pytest.raises(Refuse):
+                await known.admit(None, refused)
+        assert [one.vehicle async for one in workshop.all("y")] == ["b"]
+
+    asyncio.run(asked())
+    own = {**ground.environment, "FLEETCAST_REGISTRY": "workshop:make"}
+    listed = ground.run("fleetcast vehicles list", environment=own)
+    assert listed.stdout.splitlines() == ["a\tx\t5\tenabled", "b\ty\t9\tdisabled"], listed.stderr
+    for verb in ("add c", "disable a", "forget a --yes"):
+        done = ground.run(f"fleetcast vehicles {verb}", environment=own)
+        assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
+        assert "in the workshop" in done.stderr
+
+
+@pytest.mark.parametrize(("file", "passed"), [("test_speeding.py", 2), ("test_acme_frame.py", 6)])
+def test_the_tests_of_the_documentation_pass(ground: Ground, file: str, passed: int) -> None:
+    done = ground.run(f"python -m pytest -q -p no:cacheprovider -c /dev/null --rootdir . {file}")
     assert done.returncode == 0, done.stdout
-    assert "2 passed" in done.stdout
+    assert f"{passed} passed" in done.stdout
+
+
+def test_the_decoder_of_the_documentation_is_taken_by_ingest_and_consume(ground: Ground) -> None:
+    frame = struct.pack(">16sQQQBf", b"gateway", 1, 1, 1_700_000_000_000, 1, 42.5)
+    url = f"{ground.ingest}/v1/vehicles/gateway/packets"
+    answer = httpx2.post(url, content=frame, headers={"content-type": "application/x-acme-frame"})
+    assert answer.status_code == 202, answer.text
+    found: dict[str, dict[str, object]] = {}
+
+    def applied() -> bool:
+        found.update(httpx2.get(f"{ground.front}/v1/vehicles/gateway").json().get("signals", {}))
+        return "Vehicle.Speed" in found
+
+    wait_for(applied)
+    assert found["Vehicle.Speed"] == {"value": 42.5, "at": "2023-11-14T22:13:20.000Z"}

@@ -122,6 +122,7 @@ async def test_a_setting_that_does_not_exist_is_one_clear_line(folder: Path) -> 
     assert "speed is not a setting" in await refused(settings, file, "up")
 
 
-async def test_an_enricher_that_cannot_be_loaded_is_named_at_once(folder: Path) -> None:
-    settings, file = settings_file(folder, enrichers=("no_such_rules",))
-    assert "enrichers: no_such_rules cannot be loaded" in await refused(settings, file, "up")
+@pytest.mark.parametrize("plugins", ["enrichers", "decoders"])
+async def test_a_plugin_that_cannot_be_loaded_is_named_at_once(folder: Path, plugins: str) -> None:
+    settings, file = settings_file(folder, **{plugins: ("no_such_module",)})
+    assert f"{plugins}: no_such_module cannot be loaded" in await refused(settings, file, "up")

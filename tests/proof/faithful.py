@@ -12,13 +12,16 @@ from zlib import crc32
 import msgspec
 
 from fleetcast.clock import rfc3339
-from fleetcast.packet import decode
+from fleetcast.decode import load
 from fleetcast.proof import rules
 from fleetcast.proof.oracle import Event, Oracle, digest
 from fleetcast.proof.packets import body, is_poison, packet
+from fleetcast.settings import Settings
 from fleetcast.skew import believed
 from fleetcast.state import Named, State, apply
 from fleetcast.update import Update, diff
+
+decode = load(Settings().decoders).decode
 
 SEED, WINDOW, EPOCH = 7, 60.0, "e"
 _CLOCK = 1e8

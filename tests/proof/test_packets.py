@@ -4,8 +4,11 @@ import msgspec
 import pytest
 from backports import zstd
 
-from fleetcast.packet import decode
+from fleetcast.decode import load
 from fleetcast.proof.packets import BOOT_AFTER, NAME, POISON, body, good_before, is_poison, packet
+from fleetcast.settings import Settings
+
+decode = load(Settings().decoders).decode
 
 TEXT: dict[str, Callable[[bytes], bytes]] = {"identity": bytes, "zstd": zstd.decompress}
 NUMBERS = [0, 1, 2, 3, 98, 99, 100, 199, 499, 500, 501, 999, 1000, 1500]

@@ -24,7 +24,9 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
-from fleetcast.packet import decode, inflate
+from fleetcast.decode import load
+from fleetcast.inflate import inflate
+from fleetcast.settings import Settings
 from fleetcast.simulator.cars import run_cars
 from fleetcast.simulator.cars_command import add_arguments, run
 from fleetcast.simulator.door import Receipt
@@ -35,6 +37,8 @@ from fleetcast.simulator.sender import pause_before
 from fleetcast.simulator.trouble import Trouble
 
 pytestmark = pytest.mark.anyio
+
+decode = load(Settings().decoders).decode
 
 PROGRAM = """
 import argparse, asyncio, sys

@@ -12,10 +12,13 @@ from backports import zstd
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fleetcast.packet import decode
+from fleetcast.decode import load
+from fleetcast.settings import Settings
 from fleetcast.simulator.car import Car
 from fleetcast.simulator.drives import CARRIED, read_drive
 from fleetcast.simulator.samples import MAX_BYTES, Encoding, Form, Samples, content_type, head_of
+
+decode = load(Settings().decoders).decode
 
 SAMPLES = Samples(1)
 SIGNALS = Car("car-00001", read_drive(CARRIED / "us06.csv"), 1, 40.0).signals()
