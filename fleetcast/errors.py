@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 
 class FleetcastError(Exception):
@@ -18,14 +18,21 @@ class NotReady(Unusable):
 
 
 class Refuse(FleetcastError):
-    """A request that will not be served: answer `status` (4xx or 503) with this text, store nothing.
+    """A request that will not be served: answer `status` (4xx or 503) with this text and headers, store nothing.
 
     `retry_after`: the seconds after which the same request may be served; of a 503 one, if not said otherwise.
     """
 
-    def __init__(self, status: int, title: str, detail: str = "", retry_after: int | None = None) -> None:
+    def __init__(
+        self,
+        status: int,
+        title: str,
+        detail: str = "",
+        retry_after: int | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
         super().__init__(f"{title}: {detail}" if detail else title)
-        self.status, self.title, self.detail = status, title, detail
+        self.status, self.title, self.detail, self.headers = status, title, detail, headers or {}
         self.retry_after = 1 if retry_after is None and status == 503 else retry_after
 
 

@@ -37,7 +37,7 @@ async def on_refuse(request: Request, error: Exception) -> Response:
     """Starlette's handler of Refuse."""
     assert isinstance(error, Refuse)
     headers = {} if error.retry_after is None else {"Retry-After": str(error.retry_after)}
-    return problem(error.status, error.title, error.detail, headers)
+    return problem(error.status, error.title, error.detail, headers | dict(error.headers))
 
 
 async def on_http_exception(request: Request, error: Exception) -> Response:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -22,6 +22,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from fleetcast import decode, metrics
+from fleetcast.admission import Admit
 from fleetcast.budget import Budgets
 from fleetcast.clock import Clock, SystemClock
 from fleetcast.errors import Refuse, Reject, TooLarge, Unavailable
@@ -34,10 +35,6 @@ from fleetcast.subjects import is_vehicle
 from fleetcast.tally import Tallies
 
 log = structlog.get_logger()
-
-Admit = Callable[[Request, str], Awaitable[None]]
-"""Whether this request may send packets of this vehicle: returns, or raises Refuse."""
-
 
 _CLOCK = SystemClock()
 
@@ -58,7 +55,7 @@ def application(
     budgets = Budgets(settings.packets_per_minute, settings.bytes_per_minute)
 
     async def accept(request: Request) -> Response:
-        """identify, bound, check, store, 202."""
+        """identify, admit, bound, check, store, 202."""
         vehicle = _identify(request)
         if admit is not None:
             await admit(request, vehicle)

@@ -13,6 +13,7 @@ import random
 import secrets
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -282,8 +283,15 @@ def heard(info: dict[str, Any]) -> bool:
     return bool(there * 2 > 1 + len(copies))
 
 
-async def connect(settings: Settings, name: str) -> Connection:
-    """Connects, waiting for nats-server as long as it takes; says so every few seconds."""
+def password(settings: Settings) -> str | None:
+    """Of `nats_user`: as set, or as `up` keeps it in `data`; None if there is none, which is right for an open nats-server."""
+    kept = Path(settings.data) / "nats_password"
+    return settings.nats_password or (kept.read_text().strip() if kept.exists() else None)
+
+
+async def connect(settings: Settings, name: str, user: str | None = None) -> Connection:
+    """Connects, waiting for nats-server as long as it takes; says so every few seconds. `user`: instead of `nats_user`."""
+    secret = password(settings)
     connection: Connection | None = None
 
     async def reconnected() -> None:
@@ -309,6 +317,8 @@ async def connect(settings: Settings, name: str) -> Connection:
             await client.connect(
                 servers,
                 name=name,
+                user=(user or settings.nats_user) if secret else None,
+                password=secret,
                 dont_randomize=True,
                 reconnect_time_wait=0.25,  # type: ignore[arg-type]  # it is only slept
                 max_reconnect_attempts=-1,

@@ -23,6 +23,15 @@ FIXED = frozenset(
     {
         "data",
         "host",
+        "vehicle_keys",
+        "vehicle_ca",
+        "vehicle_host",
+        "tls_cert",
+        "tls_key",
+        "nats_user",
+        "nats_password",
+        "nats_seed",
+        "nats_log",
         "front_port",
         "ingest_port",
         "mqtt_port",
@@ -147,12 +156,12 @@ class Layout:
         settings = self._settings
         ports = {
             "front_port": (settings.host, settings.front_port),
-            "ingest_port": (settings.host, settings.ingest_port),
+            "ingest_port": (settings.vehicle_host, settings.ingest_port),
             "inner_port": ("127.0.0.1", settings.inner_port),
             "haproxy_port": ("127.0.0.1", settings.haproxy_port),
         }
         if settings.mqtt_port:
-            ports["mqtt_port"] = (settings.host, settings.mqtt_port)
+            ports["mqtt_port"] = (settings.vehicle_host, settings.mqtt_port)
         if len(own := natsserver.addresses(settings)) == 1:
             ports["nats"] = own[0]
         for name in self.named("ingest", "consume", "origin"):

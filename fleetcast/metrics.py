@@ -11,6 +11,21 @@ ACKED = Counter("fleetcast_acked_total", "Packets acknowledged, after the durabl
 DUPLICATES = Counter("fleetcast_duplicates_total", "Packets acknowledged that had been stored before")
 REFUSED = Counter("fleetcast_refused_total", "Packets and requests refused with a 4xx", ["status"])
 UNAVAILABLE = Counter("fleetcast_unavailable_total", "Packets answered with 503")
+UNIDENTIFIED = Counter(
+    "fleetcast_unidentified_total",
+    "Vehicles turned away because they did not prove who they are, or are another",
+    ["door", "reason"],
+)
+MQTT_CONNECTIONS = Gauge("fleetcast_mqtt_connections", "Vehicles connected by MQTT, with identity")
+MQTT_FORBIDDEN = Counter(
+    "fleetcast_mqtt_forbidden_total",
+    "Publishes to what is not the vehicle's own: nats-server acknowledges and drops them",
+)
+MQTT_CLOSED = Counter(
+    "fleetcast_mqtt_closed_total",
+    "Connections of vehicles that ingest had closed: forbidden, budget, unwelcome (the registry)",
+    ["reason"],
+)
 STORED_BYTES = Counter("fleetcast_stored_bytes_total", "Bytes of packets as stored")
 STORE_SECONDS = Histogram(
     "fleetcast_store_seconds",

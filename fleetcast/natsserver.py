@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 import msgspec
 
 from fleetcast.errors import Unusable
+from fleetcast.nats_jwt import AccountKey
 from fleetcast.settings import Settings
 
 
@@ -76,6 +77,7 @@ jetstream {{
   max_buffered_size: 1GB
 }}
 """
+        + (_authorization(settings) if settings.mqtt_identity else "")
         + (_mqtt(settings) if mqtt and settings.mqtt_port else "")
         + ("" if node is None else _cluster(node))
     )
@@ -88,12 +90,63 @@ def _mqtt(settings: Settings) -> str:
     """
     return f"""\
 mqtt {{
-  listen: "{settings.host}:{settings.mqtt_port}"
+  listen: "{settings.vehicle_host}:{settings.mqtt_port}"
   js_api_timeout: "20s"
   stream_replicas: {settings.replicas}
   reject_qos2_publish: true
+{_tls(settings) if settings.tls_cert else ""}}}
+"""
+
+
+def _tls(settings: Settings) -> str:
+    """TLS 1.2 is nats-server's least by itself."""
+    paths = {"cert_file": settings.tls_cert, "key_file": settings.tls_key}
+    if settings.mqtt_certificates:
+        paths["ca_file"] = settings.vehicle_ca
+    lines = [f"    {name}: {_quoted(Path(path).absolute())}\n" for name, path in paths.items()]
+    verify = "    verify: true\n" if settings.mqtt_certificates else ""
+    return f"  tls {{\n{''.join(lines)}{verify}    timeout: 5\n  }}\n"
+
+
+def system_user(settings: Settings) -> str:
+    """Who may look at connections and close them; the password is that of `nats_user`."""
+    return f"{settings.nats_user}.system"
+
+
+def _authorization(settings: Settings) -> str:
+    """Our own processes have a password; of everybody else ingest is asked (auth callout), which answers for vehicles by MQTT.
+
+    All of them are in the default account, where the streams are with and without identity. `timeout`: what a connection
+    waits for ingest's answer. The callout is not encrypted (xkey): it stays within nats-server and our own connections.
+    """
+    try:
+        issuer = AccountKey(settings.nats_seed).public
+    except ValueError:
+        raise Unusable("nats_seed: missing, or no seed of an account key; `up` makes one") from None
+    if not settings.nats_password:
+        raise Unusable("nats_password: missing; `up` makes one")
+    ours, system = (
+        f'{{ user: "{user}", password: "{settings.nats_password}", allowed_connection_types: ["STANDARD"] }}'
+        for user in (settings.nats_user, system_user(settings))
+    )
+    return f"""\
+system_account: SYS
+accounts {{
+  SYS {{ users: [{system}] }}
+}}
+authorization {{
+  timeout: 5
+  users: [{ours}]
+  auth_callout {{
+    issuer: {issuer}
+    auth_users: ["{settings.nats_user}", "{system_user(settings)}"]
+  }}
 }}
 """
+
+
+def _quoted(path: Path) -> str:
+    return '"' + str(path).replace("\\", "\\\\").replace('"', '\\"') + '"'
 
 
 def _cluster(node: Node) -> str:

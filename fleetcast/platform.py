@@ -21,12 +21,13 @@ from typing import IO, Any
 import httpx2
 import msgspec
 
-from fleetcast import decode, enrich, haproxy, machine, natsserver, probes, pushpin, rolling
+from fleetcast import admission, auth, decode, enrich, haproxy, machine, natsserver, probes, pushpin, rolling
 from fleetcast.draining import Balancer
 from fleetcast.errors import NotReady, Unavailable, Unusable
 from fleetcast.fulldisk import FullDisk
 from fleetcast.jetstream import connect, provisioned
 from fleetcast.layout import FIXED, MANY, Layout, with_edges
+from fleetcast.nats_jwt import new_seed
 from fleetcast.settings import PREFIX, Settings, changed, dump
 from fleetcast.supervisor import Notice, Program, Supervisor
 
@@ -65,15 +66,23 @@ class Platform:
     @property
     def ingest_url(self) -> str:
         """Where vehicles send."""
-        return f"http://{self.settings.host}:{self.settings.ingest_port}"
+        scheme = "https" if self.settings.tls_cert else "http"
+        return f"{scheme}://{self.vehicle_host}:{self.settings.ingest_port}"
 
     @property
     def doors(self) -> str:
         """Where vehicles send, by either way."""
         settings = self.settings
+        scheme = "mqtts" if settings.tls_cert else "mqtt"
         return f"{self.ingest_url}" + (
-            f" and mqtt://{settings.host}:{settings.mqtt_port}" if settings.mqtt_port else ""
+            f" and {scheme}://{self.vehicle_host}:{settings.mqtt_port}" if settings.mqtt_port else ""
         )
+
+    @property
+    def vehicle_host(self) -> str:
+        """Where this machine itself finds the vehicles' doors."""
+        host = self.settings.vehicle_host
+        return "127.0.0.1" if host == "0.0.0.0" else host
 
     @property
     def admin_ports(self) -> dict[str, int]:
@@ -109,7 +118,7 @@ class Platform:
             machine.write(conf, natsserver.configuration(self.settings, self._folder / "nats", mqtt=True))
             await self.supervisor.restart("nats-server")
             await self._nats_answers()
-            await self.wait("nats-server", lambda: probes.tcp(self.settings.host, self.settings.mqtt_port))
+            await self.wait("nats-server", lambda: probes.tcp(self.vehicle_host, self.settings.mqtt_port))
         disk = FullDisk(
             self._folder / "nats",
             self.supervisor.log("nats-server"),
@@ -212,6 +221,8 @@ class Platform:
         # Said here in one line, not by processes that die again and again.
         enrich.load(self.settings.enrichers)
         decode.load(self.settings.decoders)
+        auth.identity(self.settings)
+        admission.tls_context(self.settings)
         for folder in ("nats", "run", "log"):
             (self._folder / folder).mkdir(parents=True, exist_ok=True)
         if len(str(self._folder)) > 60:
@@ -229,7 +240,7 @@ class Platform:
             raise Unusable(f"data: {self._folder} is in use by a running platform") from None
         self.layout.check_ports()
         self.front_connections = machine.raise_files(self.settings)
-        self.settings = msgspec.structs.replace(self.settings, sig_key=self._sig_key())
+        self.settings = msgspec.structs.replace(self.settings, **self._secrets())
         (self.run_folder / "haproxy").mkdir(exist_ok=True)
         self.write_common()
 
@@ -246,13 +257,19 @@ class Platform:
         for name, text in texts.items():
             machine.write(folder / name, text)
 
-    def _sig_key(self) -> str:
-        kept = self._folder / "sig_key"
-        if self.settings.sig_key:
-            return self.settings.sig_key
-        if not kept.exists():
-            machine.write(kept, secrets.token_urlsafe(32))
-        return kept.read_text().strip()
+    def _secrets(self) -> dict[str, str]:
+        """What the settings leave to us: made once, and kept."""
+        makers: dict[str, Callable[[], str]] = {"sig_key": partial(secrets.token_urlsafe, 32)}
+        if self.settings.mqtt_identity:
+            makers |= {"nats_password": partial(secrets.token_urlsafe, 32), "nats_seed": new_seed}
+        found = {"nats_log": self.settings.nats_log or str(self.supervisor.log("nats-server"))}
+        for name, make in makers.items():
+            kept = self._folder / name
+            if not getattr(self.settings, name):
+                if not kept.exists():
+                    machine.write(kept, make())
+                found[name] = kept.read_text().strip()
+        return found
 
     # Running
 

@@ -37,7 +37,8 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     data: str = ".fleetcast"
     """The folder of everything that is kept: the queue and the live state, configurations, logs."""
     host: str = "127.0.0.1"
-    """What the front door and ingest listen on. Without credentials (there are none yet) only loopback will do."""
+    """What the front door listens on. Apps have no credentials yet, so only loopback will do: put an authenticating proxy
+    in front."""
     front_port: Port = 8080
     """The front door: all that apps use."""
     ingest_port: Port = 8081
@@ -71,6 +72,33 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The first edge replica listens here, the next one 10 higher; each uses the two ports after it too."""
     haproxy_port: Port = 8086
     """HAProxy's own health and metrics, on loopback."""
+
+    # Identity of vehicles: with neither keys nor a CA any id is welcome, on loopback only
+    vehicle_keys: str = ""
+    """The file of the keys that vehicles' tokens (JWT) are checked with: public keys in PEM (RSA: RS256, P-256: ES256), a
+    JWKS, or, if its name ends in .secret, 32 bytes of text or more (HS256). Read again when it changes."""
+    vehicle_issuer: str = ""
+    """What a token's `iss` must be; empty: anything."""
+    vehicle_audience: str = ""
+    """What a token's `aud` must be, or hold; empty: anything."""
+    vehicle_ca: str = ""
+    """The certificates (PEM) of who signs vehicles' certificates: mutual TLS, the subject's CN is the vehicle. HTTP takes a
+    certificate or a token. MQTT demands a certificate, unless there is `vehicle_keys`: then it demands a token."""
+    tls_cert: str = ""
+    """The vehicles' doors speak TLS with this certificate (PEM, with its chain)."""
+    tls_key: str = ""
+    """Its private key (PEM)."""
+    vehicle_host: str = "127.0.0.1"
+    """What the vehicles' doors listen on. Other than loopback only with TLS, and `vehicle_keys` or `vehicle_ca`."""
+    nats_user: Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9._-]{1,64}\Z")] = "fleetcast.roles"
+    """With identity nats-server knows our own processes by this name; no vehicle's id holds a dot."""
+    nats_password: Annotated[str, msgspec.Meta(pattern=r"^([A-Za-z0-9_-]{32,})?\Z")] = ""
+    """The password of `nats_user`. 32 or more of A-Z a-z 0-9 _ -. Empty: `up` makes one and keeps it in `data`."""
+    nats_seed: Annotated[str, msgspec.Meta(pattern=r"^(SA[A-Z2-7]{56})?\Z")] = ""
+    """The account key (nkey seed) by which ingest signs who may connect by MQTT. Empty: `up` makes one and keeps it in
+    `data`."""
+    nats_log: str = ""
+    """nats-server's log, in which ingest finds what vehicles were forbidden by MQTT. `up` sets it to its own nats-server's."""
 
     # The queue
     partitions: Annotated[int, msgspec.Meta(ge=1, le=1024)] = 16
@@ -129,7 +157,8 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     max_batch: Annotated[int, msgspec.Meta(ge=1024, le=1_000_000_000)] = 16_777_216
     """The size of a request that carries many packets, as sent; ingest holds that much of each such request."""
     packets_per_minute: Annotated[int, msgspec.Meta(ge=0, le=10**9)] = 1_200
-    """What a vehicle may send by HTTP to one ingest process, a minute's worth at once; then 429. 0: no limit."""
+    """What a vehicle may send by HTTP to one ingest process, a minute's worth at once; then 429. By MQTT, with
+    identity, its connection is closed. 0: no limit."""
     bytes_per_minute: Annotated[int, msgspec.Meta(ge=0, le=10**15)] = 1_500_000_000
     """The same in bytes of packets, as sent. 0: no limit, else at least `max_packet`."""
     decoders: tuple[str, ...] = (
@@ -168,15 +197,32 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         """Each address of the setting `nats`."""
         return [part.strip() for part in self.nats.split(",") if part.strip()]
 
+    @property
+    def identity(self) -> bool:
+        """Whether vehicles must prove who they are."""
+        return bool(self.vehicle_keys or self.vehicle_ca)
+
+    @property
+    def mqtt_identity(self) -> bool:
+        """Whether nats-server asks ingest who may connect by MQTT, and knows our own processes by a password."""
+        return self.identity and self.mqtt_port > 0
+
+    @property
+    def mqtt_certificates(self) -> bool:
+        """Whether the MQTT door demands a certificate of each vehicle: nats-server can demand one, or not ask for it."""
+        return bool(self.vehicle_ca) and not self.vehicle_keys
+
     def checked(self) -> Settings:
         """Itself, if what goes together goes together. Raises Unusable."""
-        if ":" in self.host:
-            raise Unusable(f"host: {self.host}: only IPv4 yet, such as 127.0.0.1")
+        for name in ("host", "vehicle_host"):
+            if ":" in getattr(self, name):
+                raise Unusable(f"{name}: {getattr(self, name)}: only IPv4 yet, such as 127.0.0.1")
         if not is_loopback(self.host):
             raise Unusable(
-                f"host: {self.host} is not loopback, and no credentials are configured: open for development means"
+                f"host: {self.host} is not loopback, and apps have no credentials yet: open for development means"
                 " this machine only. Put an authenticating proxy in front, or keep 127.0.0.1"
             )
+        self._check_identity()
         if self.max_state < self.max_packet:
             raise Unusable(f"max_state: {self.max_state} is less than max_packet ({self.max_packet})")
         if 0 < self.poison_packets < self.poison_vehicles:
@@ -190,6 +236,22 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
                 " large could never be sent"
             )
         return self
+
+    def _check_identity(self) -> None:
+        if bool(self.tls_cert) != bool(self.tls_key):
+            raise Unusable("tls_cert and tls_key: there is one without the other")
+        if self.vehicle_ca and not self.tls_cert:
+            raise Unusable(
+                "vehicle_ca: a vehicle shows its certificate by TLS only; set tls_cert and tls_key too"
+            )
+        for name in ("vehicle_issuer", "vehicle_audience"):
+            if getattr(self, name) and not self.vehicle_keys:
+                raise Unusable(f"{name}: is of tokens, which nothing can check without vehicle_keys")
+        if not is_loopback(self.vehicle_host) and not (self.identity and self.tls_cert):
+            raise Unusable(
+                f"vehicle_host: {self.vehicle_host} is not loopback, and who sends is not known, or not encrypted: set"
+                " vehicle_keys or vehicle_ca, and tls_cert and tls_key"
+            )
 
 
 def is_loopback(host: str) -> bool:

@@ -57,6 +57,13 @@ def put_subject(vehicle: str) -> str:
     return f"$MQTT.msgs.vehicles.{vehicle}.packets"
 
 
+def own_subjects(vehicle: str) -> str:
+    """All that a vehicle may publish to by MQTT. More than its packets' subjects: to what lies beside them nothing listens, and
+    a QoS 1 publish there is never acknowledged, where one without permission is.
+    """
+    return f"vehicles.{vehicle}.>"
+
+
 def put_subjects() -> list[str]:
     """All that the packet stream takes. Any other topic is in no stream, so nats-server acknowledges nothing on it."""
     return [put_subject("*"), f"{put_subject('*')}.*"]

@@ -8,17 +8,31 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import ssl
 import sys
-from collections.abc import Callable, Coroutine, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager, suppress
 from functools import partial
+from pathlib import Path
 from typing import TextIO, cast
 
 import structlog
 import uvicorn
 from starlette.types import ASGIApp
 
-from fleetcast import decode, enrich, health, ingest, nats_explain, nats_forget, origin, pushpin
+from fleetcast import (
+    auth,
+    decode,
+    enrich,
+    health,
+    ingest,
+    nats_explain,
+    nats_forget,
+    natsserver,
+    origin,
+    pushpin,
+)
+from fleetcast.admission import Admit, TlsProtocol, every, identified, tls_context
 from fleetcast.clock import Clock, SystemClock, rfc3339
 from fleetcast.consume import Consumer
 from fleetcast.edge import Edge
@@ -26,9 +40,12 @@ from fleetcast.errors import Unusable
 from fleetcast.jetstream import Connection, connect, provisioned, takes_packets
 from fleetcast.known import Known, refuses_unknown
 from fleetcast.live import Live
+from fleetcast.mqtt import Doorkeeper, Meter
+from fleetcast.nats_callout import Callout, Welcome
 from fleetcast.nats_live import NatsLive
 from fleetcast.nats_queue import NatsQueue
 from fleetcast.nats_registry import NatsRegistry
+from fleetcast.nats_system import System
 from fleetcast.queue import Queue
 from fleetcast.registry import Registry
 from fleetcast.registry import load as load_registry
@@ -101,19 +118,52 @@ def configure_logging(settings: Settings, role: str) -> None:
 
 async def run_ingest(settings: Settings, seams: Seams = _AS_THEY_ARE) -> None:
     """The HTTP door for vehicles."""
+    who, tls = auth.identity(settings), tls_context(settings)
     connection = await _connected(settings, "ingest")
     queue = NatsQueue(connection, settings, seams.clock)
     checks = {"queue": partial(takes_packets, connection, settings)}
     tallies = Tallies(settings.state_cache, rfc3339(seams.clock.now()))
     registry = make_registry(connection, settings)
-    known = Known(registry, seams.clock, refuse_unknown=refuses_unknown(settings, identity=False))
+    known = Known(registry, seams.clock, refuse_unknown=refuses_unknown(settings, identity=settings.identity))
+    admits: list[Admit] = [known.admit]
+    if who is not None:
+        admits.insert(0, identified(who))
+    else:
+        log.info("no credentials are configured: open for development, on loopback only")
     app = ingest.application(
-        seams.queue(queue), settings, admit=known.admit, tallies=tallies, clock=seams.clock
+        seams.queue(queue), settings, admit=every(*admits), tallies=tallies, clock=seams.clock
     )
     await nats_explain.answer(connection, lambda vehicle: None, tallies)
-    log.info("no credentials are configured: open for development, on loopback only", host=settings.host)
-    await _serve(settings, "ingest", checks, app, settings.host, settings.ingest_port)
+    async with _mqtt_door(settings, connection, who, [partial(known.admit, None)]) as keeper:
+        serve = partial(
+            _serve, settings, "ingest", checks, app, settings.vehicle_host, settings.ingest_port, tls
+        )
+        await (serve() if keeper is None else serve(life=keeper.run, finish=keeper.stop))
     await connection.close()
+
+
+@asynccontextmanager
+async def _mqtt_door(
+    settings: Settings, connection: Connection, who: auth.Identity | None, welcomes: Sequence[Welcome]
+) -> AsyncIterator[Doorkeeper | None]:
+    """Answers nats-server who may connect; nothing without identity. Raises Unusable."""
+    if who is None or not settings.mqtt_identity:
+        yield None
+        return
+    if not settings.nats_seed:
+        raise Unusable("nats_seed: missing; with it ingest signs who may connect by MQTT, and `up` makes one")
+    system = await connect(settings, "fleetcast-doorkeeper", natsserver.system_user(settings))
+    keeper = Doorkeeper(
+        System(system),
+        Meter(settings.packets_per_minute, settings.bytes_per_minute),
+        Path(settings.nats_log) if settings.nats_log else None,
+        welcomes,
+    )
+    try:
+        await Callout(connection, settings.nats_seed, who, [keeper.welcome, *welcomes]).start()
+        yield keeper
+    finally:
+        await system.close()
 
 
 async def run_origin(settings: Settings, seams: Seams = _AS_THEY_ARE) -> None:
@@ -196,12 +246,14 @@ class _Server(uvicorn.Server):
         yield
 
 
-def _server(app: ASGIApp, host: str, port: int) -> _Server:
+def _server(app: ASGIApp, host: str, port: int, tls: ssl.SSLContext | None = None) -> _Server:
     return _Server(
         uvicorn.Config(
             app,
             host=host,
             port=port,
+            http="auto" if tls is None else TlsProtocol,
+            ssl_context_factory=None if tls is None else lambda *_: tls,
             log_config=None,
             access_log=False,
             lifespan="off",
@@ -221,13 +273,14 @@ async def _serve(
     app: ASGIApp | None = None,
     host: str = "127.0.0.1",
     port: int = 0,
+    tls: ssl.SSLContext | None = None,
     life: Callable[[], Coroutine[None, None, None]] | None = None,
     finish: Callable[[], None] | None = None,
 ) -> None:
     """Serves the application and the admin port, and lives `life`, until SIGTERM or SIGINT; then calls `finish`."""
     servers = [_server(health.health(role, checks), "127.0.0.1", settings.admin_port)]
     if app is not None:
-        servers.append(_server(app, host, port))
+        servers.append(_server(app, host, port, tls))
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import json
 import os
 import shutil
 import signal
@@ -162,7 +163,9 @@ def nats_server(folder: Path, port: int, settings: Settings) -> AbstractAsyncCon
     assert natsserver.address(settings)[1] == port
     ours = Path(sys.executable).parent / "nats-server"
     command = [str(ours) if ours.exists() else "nats-server", "-c", str(config)]
-    return _running(Server("nats-server", command, folder / "nats.log", lambda: _nats_answers(port)))
+    return _running(
+        Server("nats-server", command, folder / "nats.log", lambda: _nats_answers(port, settings))
+    )
 
 
 def pushpin_server(folder: Path, settings: Settings, number: int) -> AbstractAsyncContextManager[Server]:
@@ -197,10 +200,17 @@ def haproxy_server(
 
 
 @asynccontextmanager
-async def http_server(app: ASGIApp, port: int) -> AsyncIterator[uvicorn.Server]:
-    """The ASGI application on this port, in this process."""
+async def http_server(app: ASGIApp, port: int, **more: Any) -> AsyncIterator[uvicorn.Server]:
+    """The ASGI application on this port, in this process; `more` is uvicorn's."""
     config = uvicorn.Config(
-        app, "127.0.0.1", port, log_config=None, access_log=False, lifespan="off", timeout_graceful_shutdown=1
+        app,
+        "127.0.0.1",
+        port,
+        log_config=None,
+        access_log=False,
+        lifespan="off",
+        timeout_graceful_shutdown=1,
+        **more,
     )
     server = uvicorn.Server(config)
     task = asyncio.create_task(server._serve())
@@ -236,11 +246,13 @@ async def http_answers(port: int, path: str = "/", host: str = "127.0.0.1") -> N
         raise OSError(status.decode(errors="replace"))
 
 
-async def _nats_answers(port: int) -> None:
+async def _nats_answers(port: int, settings: Settings) -> None:
     """Its first line comes before JetStream has read its store; PONG to a JetStream request comes after."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    ours = {"verbose": False, "user": settings.nats_user, "pass": settings.nats_password}
     try:
-        writer.write(b'CONNECT {"verbose":false}\r\nSUB answer 1\r\nPUB $JS.API.INFO answer 0\r\n\r\n')
+        writer.write(f"CONNECT {json.dumps(ours)}\r\nSUB answer 1\r\n".encode())
+        writer.write(b"PUB $JS.API.INFO answer 0\r\n\r\n")
         async with asyncio.timeout(2):
             while not (line := await reader.readline()).startswith(b"MSG answer"):
                 if not line:

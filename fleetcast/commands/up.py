@@ -16,7 +16,7 @@ from fleetcast.settings import Settings
 from fleetcast.wiring import configure_logging
 
 _TEXT = """Starts nats-server, the edge (Pushpin and HAProxy), ingest, consume and origin; prints `ready <url>`; keeps them
-running until Ctrl-C. Open for development: it listens on loopback only."""
+running until Ctrl-C. Without `vehicle_keys` or `vehicle_ca` it is open for development, on loopback only."""
 
 
 def add_commands(commands: Any) -> None:
@@ -50,7 +50,10 @@ async def run(arguments: argparse.Namespace, settings: Settings) -> int:
     await starting
     try:
         if not stopping_early:
-            say(f"open for development: no credentials, loopback only. Vehicles send to {platform.doors}")
+            known = "vehicles prove who they are" if settings.identity else "no credentials, loopback only"
+            say(
+                f"{'' if settings.identity else 'open for development: '}{known}. Vehicles send to {platform.doors}"
+            )
             async with roll.served(platform):
                 print(f"ready {platform.url}", flush=True)
                 await stop.wait()
