@@ -238,7 +238,8 @@ class _Demo:
         }
         trouble = msgspec.structs.asdict(cars_command.trouble_of(given))
         options |= {f"--{name}": rate for name, rate in trouble.items()}
-        return ["cars", "--json", *(str(part) for pair in options.items() for part in pair)]
+        batches = ["--batches"] if given.batches or given.trouble else []
+        return ["cars", "--json", *batches, *(str(part) for pair in options.items() for part in pair)]
 
     def _phones_command(self) -> list[str]:
         given = self.arguments

@@ -75,11 +75,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=default.seed)
     parser.add_argument("--boot", type=int, default=default.boot, help="0: the time now in ms")
     parser.add_argument("--drives", metavar="DIR", help="a folder of traces second,speed_kmh")
-    parser.add_argument(
-        "--batches",
-        action="store_true",
-        help="by HTTP what was kept in a tunnel is one request, multipart/mixed",
-    )
     parser.add_argument("--json", action="store_true", help="one JSON object a line, twice a second")
     add_trouble(parser)
 
@@ -97,6 +92,11 @@ def add_trouble(parser: argparse.ArgumentParser) -> None:
     for name, what in _TROUBLE.items():
         rate = getattr(SOME, name)
         group.add_argument(f"--{name}", type=float, metavar="X", help=f"{what} (with --trouble {rate:g})")
+    group.add_argument(
+        "--batches",
+        action="store_true",
+        help="by HTTP what was kept in a tunnel is one request, multipart/mixed (with --trouble too)",
+    )
 
 
 def trouble_of(args: argparse.Namespace) -> Trouble:
@@ -112,6 +112,7 @@ def trouble_made(totals: Totals) -> str:
     """In words; empty if there was none."""
     made = (
         (totals.tunnels, "tunnels"),
+        (totals.batches, "batches"),
         (totals.repeats, "packets sent again"),
         (totals.late, "sent late"),
         (totals.reboots, "reboots"),
@@ -128,7 +129,8 @@ async def run(args: argparse.Namespace) -> int:
     """
     try:
         fields = {name: getattr(args, name) for name in Options.__struct_fields__}
-        options = msgspec.convert(fields | {"trouble": trouble_of(args)}, Options)
+        fields |= {"trouble": trouble_of(args), "batches": args.batches or args.trouble}
+        options = msgspec.convert(fields, Options)
     except ValueError as error:
         return _wrong(error)
     if options.door != "http":

@@ -87,8 +87,8 @@ class Totals(msgspec.Struct):
     """What happened so far; `run_cars` keeps it up to date. `error` is the last error's text.
 
     `acked` counts distinct packets, `mqtt` those of them that went by MQTT. `unacknowledged` are packets that were made,
-    `unanswered` those of them that were sent: they may be stored. The last four are trouble that was made: `repeats` were
-    acknowledged once more, `late` ones sent after newer ones.
+    `unanswered` those of them that were sent: they may be stored. The last five are trouble that was made: `repeats` were
+    acknowledged once more, `late` ones sent after newer ones, `batches` are requests of several packets.
     """
 
     acked: int = 0
@@ -105,3 +105,4 @@ class Totals(msgspec.Struct):
     repeats: int = 0
     late: int = 0
     reboots: int = 0
+    batches: int = 0

@@ -167,7 +167,9 @@ class Sender:
     async def _try(self, parcels: Sequence[Parcel]) -> list[Answer]:
         try:
             if self.batching is not None and len(parcels) > 1:
-                return await self.batching.send_all(parcels)
+                answers = await self.batching.send_all(parcels)
+                self.totals.batches += 1
+                return answers
             return [await self.door.send(parcels[0])]
         except (Failed, Refused) as answer:
             return [answer]

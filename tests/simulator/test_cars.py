@@ -317,6 +317,7 @@ async def test_what_was_kept_in_a_tunnel_is_one_request_and_each_packet_is_answe
     assert {(one.vehicle, one.boot, one.seq) for one in acked} == ingest.kept.keys()
     assert len(acked) == totals.acked == len(ingest.kept)
     assert max(ingest.batches) > 4
+    assert totals.batches == len(ingest.batches) - ingest.batches.count(1)
     assert totals.retries > 0
     for vehicle, seqs in by_car(acked).items():
         lost = [3] if vehicle == "car-00001" else []
