@@ -10,6 +10,7 @@ from prometheus_client import Counter, Gauge, Histogram
 ACKED = Counter("fleetcast_acked_total", "Packets acknowledged, after the durable store")
 DUPLICATES = Counter("fleetcast_duplicates_total", "Packets acknowledged that had been stored before")
 REFUSED = Counter("fleetcast_refused_total", "Packets and requests refused with a 4xx", ["status"])
+UNAVAILABLE = Counter("fleetcast_unavailable_total", "Packets answered with 503")
 UNIDENTIFIED = Counter(
     "fleetcast_unidentified_total",
     "Vehicles turned away because they did not prove who they are, or are another",
@@ -25,7 +26,6 @@ MQTT_CLOSED = Counter(
     "Connections of vehicles that ingest had closed: forbidden, budget, unwelcome (the registry)",
     ["reason"],
 )
-UNAVAILABLE = Counter("fleetcast_unavailable_total", "Packets answered with 503")
 STORED_BYTES = Counter("fleetcast_stored_bytes_total", "Bytes of packets as stored")
 STORE_SECONDS = Histogram(
     "fleetcast_store_seconds",

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, TypeVar
 
 import msgspec
 import pytest
+from backports import zstd
 from hypothesis import given
 from hypothesis import settings as examples
 from hypothesis import strategies as st
@@ -99,12 +101,12 @@ class Queue:
         self.rejected: dict[int, str] = {}
         self.ours = False
 
-    def add(self, vehicle: str, body: bytes) -> Delivery:
+    def add(self, vehicle: str, body: bytes, form: str = JSON, encoding: str = "identity") -> Delivery:
         position = len(self.log) + 1
         number = partition(vehicle, PARTITIONS)
         self.log.append(
             Delivery(
-                vehicle, number, "stream", position, 1_795_428_000.0 + position, JSON, "identity", body, None
+                vehicle, number, "stream", position, 1_795_428_000.0 + position, form, encoding, body, None
             )
         )
         return self.log[-1]
@@ -354,6 +356,22 @@ async def test_a_bad_packet_blocks_nothing(world: World, bad: bytes, reason: str
     assert list(world.queue.rejected) == [2]
     assert reason in world.queue.rejected[2]
     assert world.queue.acked == {1, 2, 3}
+
+
+async def test_packets_of_each_form_are_applied_however_it_is_named(world: World) -> None:
+    """By content type, by the topic's suffix, or by nothing at all; one that nobody takes blocks nothing."""
+    packed = msgspec.msgpack.encode(json.loads(body("a", 2)))
+    world.queue.add("a", body("a", 1), "application/json")
+    world.queue.add("a", zstd.compress(packed), "msgpack", "zstd")
+    world.queue.add("a", body("a", 3) + b'\n{"t":1}\n', "application/x-ndjson")
+    world.queue.add("a", body("a", 4), "protobuf")
+    world.queue.add("a", gzip.compress(body("a", 5) + b'\n{"t":1}\n'), "", "gzip")
+    world.queue.add("a", body("a", 6, samples=[1]), "")
+    await world.work()
+    assert world.queue.rejected.keys() == {4}
+    assert "form 'protobuf' is not one of application/json" in world.queue.rejected[4]
+    ((change,),) = world.of("commit")
+    assert [update.signals["n"].value for update in change.updates if update.signals["n"]] == [1, 2, 3, 5, 6]
 
 
 async def test_a_packet_that_cannot_be_kept_is_found_alone(world: World) -> None:

@@ -19,10 +19,11 @@ from hypothesis import strategies as st
 from starlette.requests import Request
 from starlette.types import Message
 
+from fleetcast.admission import Admit
 from fleetcast.clock import Clock, SystemClock
 from fleetcast.errors import Refuse, Unavailable
 from fleetcast.inflate import ENCODINGS
-from fleetcast.ingest import Admit, application
+from fleetcast.ingest import application
 from fleetcast.packet import JSON, NDJSON
 from fleetcast.queue import Stored
 from fleetcast.settings import Settings

@@ -25,6 +25,8 @@ from fleetcast.errors import FleetcastError, Unusable
 from fleetcast.jetstream import Connection, connect
 from fleetcast.platform import Platform
 from fleetcast.settings import Settings
+from fleetcast.simulator import cars_command
+from fleetcast.simulator.options import Totals
 from fleetcast.simulator.table import LiveTable, print_summary
 from fleetcast.simulator.verdict import Verdict
 from fleetcast.subjects import PACKETS
@@ -43,7 +45,9 @@ def add_commands(commands: Any) -> None:
         "demo",
         help="the whole platform with simulated cars and phones, and a verdict",
         description="Runs the whole platform on this machine with simulated cars and phones, shows what happens, and says"
-        " at the end whether every update arrived, once and in order. Exit status 1 if not. Ctrl-C ends it early.",
+        " at the end whether every update arrived, once and in order. Exit status 1 if not. Ctrl-C ends it early. Half of"
+        " the cars send by MQTT, the others by HTTP; with --trouble they also lose the network, repeat and reorder their"
+        " packets, restart, and have wrong clocks, and the verdict is to be the same.",
     )
     sub.add_argument(
         "--seconds", type=float, default=0.0, metavar="S", help="how long cars send; 0: until Ctrl-C"
@@ -57,6 +61,13 @@ def add_commands(commands: Any) -> None:
         "--min-bytes", type=int, default=500_000, metavar="B", help="a packet inflated (%(default)s)"
     )
     sub.add_argument("--max-bytes", type=int, default=1_048_576, metavar="B", help="(%(default)s)")
+    sub.add_argument(
+        "--door",
+        choices=("http", "mqtt", "mix"),
+        help="of the cars; mix: every second one by MQTT (mix, or http if the setting mqtt_port is 0)",
+    )
+    sub.add_argument("--seed", type=int, default=1, help="of cars and trouble (%(default)s)")
+    cars_command.add_trouble(sub)
     sub.add_argument("--form", choices=("ndjson", "json", "mix"), default="ndjson", help="(%(default)s)")
     sub.add_argument("--encoding", choices=("zstd", "gzip", "identity"), default="zstd", help="(%(default)s)")
     sub.add_argument(
@@ -69,6 +80,14 @@ async def run(arguments: argparse.Namespace, settings: Settings) -> int:
     """Runs the demo; 0 if every promise was kept."""
     if arguments.cars < 1 or arguments.phones < 1:
         raise Unusable("demo: --cars and --phones must be at least 1")
+    if arguments.door is None:
+        arguments.door = "mix" if settings.mqtt_port else "http"
+    elif arguments.door != "http" and not settings.mqtt_port:
+        raise Unusable(f"demo: --door {arguments.door} needs the setting mqtt_port, which is 0")
+    try:
+        cars_command.trouble_of(arguments)
+    except ValueError as why:
+        raise Unusable(f"demo: {why}") from None
     # What goes wrong is said by the table's notes and the verdict; the roles' own logs are in files.
     configure_logging(msgspec.structs.replace(settings, log_level="error"), "demo")
     demo = _Demo(arguments, settings)
@@ -124,7 +143,7 @@ class _Demo:
             self.say(
                 f"{self.platform.url} is open for development; logs are in {self.platform.settings.data}/log"
             )
-            cars = await stack.enter_async_context(_simulator(self._cars_command(), self.verdict.cars_line))
+            cars = await stack.enter_async_context(_simulator(self._cars_command(), self._on_cars))
             self.alive.append(cars)
             self.running = True
             with self.table:
@@ -153,6 +172,11 @@ class _Demo:
             async with asyncio.timeout(30 + self.arguments.phones / 100):
                 await self.all_connected.wait()
         return phones
+
+    def _on_cars(self, line: Mapping[str, Any]) -> None:
+        self.verdict.cars_line(line)
+        if line.get("done") and (made := cars_command.trouble_made(msgspec.convert(line, Totals))):
+            self.say(f"trouble that the cars made: {made}")
 
     def _on_phones(self, line: Mapping[str, Any]) -> None:
         if line.get("connected", 0) >= self.arguments.phones:
@@ -202,14 +226,20 @@ class _Demo:
         options = {
             "--ingest": self.platform.ingest_url,
             "--noun": self.platform.settings.noun,
+            "--door": given.door,
+            "--mqtt": f"{self.platform.settings.host}:{self.platform.settings.mqtt_port or 1883}",
             "--cars": given.cars,
             "--per-minute": given.per_minute,
             "--min-bytes": given.min_bytes,
             "--max-bytes": given.max_bytes,
             "--form": given.form,
             "--encoding": given.encoding,
+            "--seed": given.seed,
         }
-        return ["cars", "--json", *(str(part) for pair in options.items() for part in pair)]
+        trouble = msgspec.structs.asdict(cars_command.trouble_of(given))
+        options |= {f"--{name}": rate for name, rate in trouble.items()}
+        batches = ["--batches"] if given.batches or given.trouble else []
+        return ["cars", "--json", *batches, *(str(part) for pair in options.items() for part in pair)]
 
     def _phones_command(self) -> list[str]:
         given = self.arguments

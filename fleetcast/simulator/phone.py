@@ -42,9 +42,12 @@ class Covered(NamedTuple):
 
 
 class Counts(msgspec.Struct):
-    """What a phone met. All but the first three are faults if the platform keeps its promises."""
+    """What a phone met. All but the first four are faults if the platform keeps its promises."""
 
     updates: int = 0
+    unnamed: int = (
+        0  # of these: of packets that changed nothing newer, so that they do not say which (late ones)
+    )
     snapshots: int = 0
     unavailable: int = 0
     lost: int = 0  # versions in gaps of the chain that have not come late
@@ -246,6 +249,7 @@ class Phone:
 
     def _saw(self, packet: Packet | None, when: float, version: int) -> None:
         if packet is None:
+            self.counts.unnamed += 1
             return
         self._packets.setdefault(packet.boot, Runs()).add(packet.seq)
         self._newest = max(self._newest, packet)

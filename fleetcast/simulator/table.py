@@ -85,6 +85,7 @@ class LiveTable:
             ("before compression", f"{self._rate('raw_bytes') / 1e6:,.1f} MB/s"),
             ("after compression", f"{self._rate('wire_bytes') / 1e6:,.1f} MB/s"),
             ("acknowledged", f"{now.acked:,}"),
+            *_doors(now),
         )
         right = _grid(
             ("phones", f"{now.connected:,} of {now.phones:,}"),
@@ -167,6 +168,7 @@ def print_summary(
 def _summary(summary: Summary, broken: Sequence[str], width: int) -> RenderableType:
     left = _grid(
         ("packets acknowledged", f"{summary.acked:,}"),
+        *_doors(summary),
         ("in the states", f"{summary.applied:,}"),
         ("skipped, no listener", f"{summary.skipped:,}"),
     )
@@ -201,6 +203,14 @@ def _grid(*rows: tuple[str, str]) -> Table:
     for row in rows:
         grid.add_row(*row)
     return grid
+
+
+def _doors(figures: Figures | Summary) -> list[tuple[str, str]]:
+    """What came by which door, a row each; none if no car goes by MQTT."""
+    doors = figures.doors
+    if "mqtt" not in doors:
+        return []
+    return [("  by HTTP", f"{doors.get('http', 0):,}"), ("  by MQTT", f"{doors['mqtt']:,}")]
 
 
 def _zeros(figures: Figures | Summary) -> Text:

@@ -4,9 +4,14 @@ In: which packets were acknowledged (told by the cars), which came to which phon
 of each vehicle's state before and after. Out: live figures for the table, at the end a `Summary` and one sentence for
 each promise that was broken. It does no I/O.
 
+States are joined by counts: a state's version must rise by as many as its vehicle has distinct packets (boot, seq)
+acknowledged, however often each was stored or acknowledged. Which packets these were, the phones tell.
+
 A phone is expected to see each acknowledged packet of its vehicle, either as an update or within a snapshot that it
-was given rightfully: its first one, or one announced by a reset. A snapshot names the last packet it includes, and a
-car's packets are applied in the order they were sent, so a snapshot stands for all packets up to that one.
+was given rightfully: its first one, or one announced by a reset. A snapshot names the newest packet it includes, and
+stands for all packets up to that one. A packet that its car sent after a newer one (late) turns nothing back, so its update
+need not name it: such packets are matched by their number, and by the chain of versions, which tells a gap for each that is
+missing. What is not claimed: which of several late packets a phone missed, and that a late packet's values were right.
 """
 
 from __future__ import annotations
@@ -28,7 +33,9 @@ TOLD = (*SHOWN, "foreign", "malformed")
 
 
 class Summary(msgspec.Struct, frozen=True):
-    """A run in one line. `seen` is how many of `updates`, which the phones should see, they saw."""
+    """A run in one line. `seen` is how many of `updates`, which the phones should see, they saw; `doors` tells `acked` by
+    door.
+    """
 
     seconds: float
     cars: int
@@ -45,6 +52,7 @@ class Summary(msgspec.Struct, frozen=True):
     streams_closed: int
     p50_ms: float | None
     p99_ms: float | None
+    doors: dict[str, int] = {}
 
 
 class Figures(msgspec.Struct, frozen=True, kw_only=True):
@@ -67,6 +75,7 @@ class Figures(msgspec.Struct, frozen=True, kw_only=True):
     streams_closed: int = 0
     p50_ms: float | None = None
     p99_ms: float | None = None
+    doors: dict[str, int] = {}
 
 
 class _Car:
@@ -74,8 +83,21 @@ class _Car:
 
     def __init__(self) -> None:
         self.acked: dict[int, Runs] = {}
+        self.late: dict[
+            int, Runs
+        ] = {}  # of the acknowledged ones: those that were acknowledged after a newer one
         self.live: dict[int, Runs] = {}  # seen by any phone as an update
         self.applied: int | None = None
+        self._newest = Packet(0, 0)
+
+    def acknowledge(self, packet: Packet) -> bool:
+        """Whether that is new."""
+        if not self.acked.setdefault(packet.boot, Runs()).add(packet.seq):
+            return False
+        if packet < self._newest:
+            self.late.setdefault(packet.boot, Runs()).add(packet.seq)
+        self._newest = max(self._newest, packet)
+        return True
 
     def acknowledged(self) -> int:
         return sum(runs.count() for runs in self.acked.values())
@@ -95,6 +117,7 @@ class _Watcher:
         self.boots = Runs()  # given in whole, by a snapshot
         self.newest: Packet | None = None
         self.lost = 0  # gaps that the phone itself found
+        self.unnamed = 0  # updates that did not say of which packet they are
 
     def cover(self, packet: Packet) -> None:
         """A snapshot stands for all after the newest packet given before, up to and with `packet`."""
@@ -146,14 +169,16 @@ class Verdict:
         self._report: Mapping[str, Any] | None = None
         self._journeys = Journeys()
         self._acked = 0
+        self._doors: dict[str, int] = {}
         self._first: float | None = None
         self._last = 0.0
 
-    def acked(self, vehicle: str, boot: int, seq: int, when: float) -> None:
-        """A packet was acknowledged to its car; of several times the first one counts."""
-        if not self._car(vehicle).acked.setdefault(boot, Runs()).add(seq):
+    def acked(self, vehicle: str, boot: int, seq: int, when: float, door: str = "http") -> None:
+        """A packet was acknowledged to its car; of several times the first one counts. A car's are told in their order."""
+        if not self._car(vehicle).acknowledge(Packet(boot, seq)):
             return
         self._acked += 1
+        self._doors[door] = self._doors.get(door, 0) + 1
         self._first = when if self._first is None else min(self._first, when)
         self._last = max(self._last, when)
         # Until all phones are known any car may be watched; then only those of watched ones matter.
@@ -163,10 +188,10 @@ class Verdict:
     def cars_line(self, line: Mapping[str, Any]) -> None:
         """Any JSON line of `simulate cars --json`, decoded."""
         if line.get("done"):
-            self.unanswered, self.refused = line["unacknowledged"], line["errors"]
+            self.unanswered, self.refused = line["unanswered"], line["errors"]
             return
-        for vehicle, boot, seq, when, _duplicate in line["acked"]:
-            self.acked(vehicle, boot, seq, when)
+        for vehicle, boot, seq, when, _duplicate, door in line["acked"]:
+            self.acked(vehicle, boot, seq, when, door)
         self.traffic(line["raw"], line["wire"])
 
     def seen(self, vehicle: str, phone: int, boot: int, seq: int, when: float, version: int) -> None:
@@ -197,7 +222,8 @@ class Verdict:
         for name in TOLD:
             self._told[name] = sum(phone[name] for phone in report["phones"])
         for phone in report["phones"]:
-            self._watcher(phone["vehicle"], phone["phone"]).lost = phone["lost"]
+            watcher = self._watcher(phone["vehicle"], phone["phone"])
+            watcher.lost, watcher.unnamed = phone["lost"], phone["unnamed"]
 
     def versions(self, vehicle: str, before: int, after: int) -> None:
         """The version of a vehicle's state before the run and after it; 0 when it never sent."""
@@ -231,6 +257,7 @@ class Verdict:
             skipped=self.skipped,
             p50_ms=p50_ms,
             p99_ms=p99_ms,
+            doors=dict(self._doors),
             **told,
         )
 
@@ -261,6 +288,7 @@ class Verdict:
             streams_closed=self._told["streams_closed"],
             p50_ms=p50_ms,
             p99_ms=p99_ms,
+            doors=dict(sorted(self._doors.items())),
         )
 
     def broken(self) -> list[str]:
@@ -323,9 +351,12 @@ class Verdict:
 
     def _missed(self, number: int) -> _Missed:
         watcher = self._watchers[number]
-        runs = list(watcher.missed(self._car(watcher.vehicle).acked))
-        example = f"phone {number} missed {watcher.vehicle} {runs[0][0]}/{runs[0][1]}" if runs else ""
+        car = self._car(watcher.vehicle)
+        runs = list(watcher.missed(car.acked))
         packets = sum(high - low + 1 for _, low, high in runs)
+        late = _common(runs, car.late)
+        packets -= min(late, watcher.unnamed)
+        example = f"phone {number} missed {watcher.vehicle} {runs[0][0]}/{runs[0][1]}" if packets else ""
         return _Missed(packets, max(0, watcher.lost - packets), example)
 
     def _unapplied(self) -> dict[str, int]:
@@ -361,6 +392,16 @@ class Verdict:
             for p in met
         ]
         return f": {_listed(said)}" if said else ""
+
+
+def _common(runs: Iterable[tuple[int, int, int]], packets: Mapping[int, Runs]) -> int:
+    """How many packets of the runs (boot, low, high) are among these."""
+    count = 0
+    for boot, low, high in runs:
+        only = Runs()
+        only.add(low, high)
+        count += high - low + 1 - sum(b - a + 1 for a, b in only.minus(packets.get(boot, Runs())))
+    return count
 
 
 def _listed(said: Iterable[str]) -> str:

@@ -85,6 +85,8 @@ def test_settings_never_print_a_secret() -> None:
         (["origin"], {}, "sig_key"),
         (["up"], {"FLEETCAST_NATS": "tcp://x"}, "nats"),
         (["demo", "--cars", "0"], {}, "--cars"),
+        (["demo", "--late", "2"], {}, "--late"),
+        (["demo", "--door", "mix"], {"FLEETCAST_MQTT_PORT": "0"}, "mqtt_port"),
     ],
 )
 def test_what_cannot_be_is_one_line_and_status_2(

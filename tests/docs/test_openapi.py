@@ -22,6 +22,7 @@ from hypothesis import strategies as st
 from starlette.types import ASGIApp
 
 from fleetcast import ingest, origin
+from fleetcast.admission import Admit
 from fleetcast.clock import SystemClock
 from fleetcast.errors import Unavailable
 from fleetcast.known import Known
@@ -280,7 +281,7 @@ class Lives:
             raise Unavailable("no answer")
 
 
-def ingesting(admit: ingest.Admit | None = None, **changes: Any) -> ASGIApp:
+def ingesting(admit: Admit | None = None, **changes: Any) -> ASGIApp:
     settings = Settings(**{"max_packet": LIMIT, "max_batch": 3 * LIMIT, **changes})
     return ingest.application(Puts(), settings, admit=admit)  # type: ignore[arg-type] # only put is asked
 

@@ -231,12 +231,12 @@ async def command(settings: Settings, file: Path, *arguments: str) -> AsyncItera
 
 
 @asynccontextmanager
-async def demo(**changes: Any) -> AsyncIterator[Command]:
-    """A small demo under way: its phones are connected and its packets flow."""
+async def demo(*more: str, **changes: Any) -> AsyncIterator[Command]:
+    """A small demo under way, with these options more: its phones are connected and its packets flow."""
     with short_folder() as folder:
         settings, file = settings_file(folder, **changes)
         options = [str(part) for pair in SMALL.items() for part in pair]
-        async with command(settings, file, "demo", "--json", *options) as running:
+        async with command(settings, file, "demo", "--json", *options, *more) as running:
             await running.heard("is open for development")
             await running.flows()
             yield running

@@ -11,7 +11,8 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from fleetcast.simulator.cars import Options, Totals, run_cars
+from fleetcast.simulator.cars import run_cars
+from fleetcast.simulator.options import Options, Totals
 from fleetcast.simulator.phones import Phones
 from fleetcast.simulator.verdict import Summary, Verdict
 from tests.e2e.outside import Site

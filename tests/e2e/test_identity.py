@@ -55,20 +55,21 @@ class Guarded:
             timeout=20,
         )
 
+    async def fleetcast(self, *arguments: str) -> str:
+        """What the command prints."""
+        config = self.here.platform.run_folder / "fleetcast.toml"
+        return await output(sys.executable, "-m", "fleetcast", "--config", str(config), *arguments)
+
     async def enroll(self, *arguments: str) -> str:
         """What `fleetcast enroll` prints."""
         return await self.fleetcast("enroll", *arguments)
 
-    async def fleetcast(self, *arguments: str) -> str:
-        config = self.here.platform.run_folder / "fleetcast.toml"
-        return await output(sys.executable, "-m", "fleetcast", "--config", str(config), *arguments)
-
     async def does_as_printed(self, printed: str) -> dict[str, str]:
         """Runs the commands that it prints; their outputs, by program."""
-        lines = [line for line in printed.splitlines() if line.startswith(("curl ", "mosquitto_pub "))]
+        programs = ("fleetcast ", "curl ", "mosquitto_pub ")
+        first, *lines = [line for line in printed.splitlines() if line.startswith(programs)]
         assert len(lines) == 2, printed
-        (add,) = (line for line in printed.splitlines() if line.startswith("fleetcast "))
-        await self.fleetcast(*add.split()[1:])
+        await self.fleetcast(*first.split()[1:])
         return {line.split()[0]: await output("bash", "-c", line) for line in lines}
 
 

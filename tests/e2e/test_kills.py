@@ -25,6 +25,8 @@ async def finished(running: Command, *, closed: bool) -> None:
     assert status == 0, said
     assert (summary["cars"], summary["phones"]) == (20, 10)
     assert 0 < summary["acked"] <= summary["applied"]
+    assert sum(summary["doors"].values()) == summary["acked"]
+    assert set(summary["doors"]) == {"http", "mqtt"}
     assert 0 < summary["updates"] == summary["seen"]
     left = [one for one in processes() if one.pid in family or running.settings.data in " ".join(one.command)]
     assert left == []
@@ -36,6 +38,16 @@ async def test_consume_origin_and_nats_server_killed_in_turn_lose_nothing_and_cl
             await running.kill(role)
             await running.flows()
         await finished(running, closed=False)
+
+
+async def test_cars_in_trouble_and_a_killed_nats_server_lose_nothing_and_repeat_nothing() -> None:
+    async with demo("--trouble", "--tunnels", "0.1", "--late", "0.2", "--skewed", "0.5") as running:
+        await running.flows(200)
+        await running.kill("nats-server")
+        await running.flows(200)
+        await finished(running, closed=False)
+        made = await running.heard("trouble that the cars made")
+        assert all(word in made for word in ("tunnels", "batches", "sent again", "late", "reboots")), made
 
 
 async def test_a_killed_ingest_and_a_consume_process_that_hung_lose_nothing_and_close_no_stream() -> None:

@@ -11,8 +11,9 @@ import socket
 import sys
 import time
 from collections import defaultdict
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from datetime import UTC, datetime
 
 import msgspec
 import pytest
@@ -26,16 +27,14 @@ from starlette.types import Receive, Scope, Send
 from fleetcast.decode import load
 from fleetcast.inflate import inflate
 from fleetcast.settings import Settings
-from fleetcast.simulator.cars import (
-    Acked,
-    Options,
-    Totals,
-    add_arguments,
-    pause_before,
-    run,
-    run_cars,
-)
-from fleetcast.simulator.samples import MAX_BYTES
+from fleetcast.simulator.cars import run_cars
+from fleetcast.simulator.cars_command import add_arguments, run
+from fleetcast.simulator.door import Receipt
+from fleetcast.simulator.http_door import http_doors
+from fleetcast.simulator.options import Acked, Options, Totals
+from fleetcast.simulator.samples import MAX_BYTES, Parcel
+from fleetcast.simulator.sender import pause_before
+from fleetcast.simulator.trouble import Trouble
 
 pytestmark = pytest.mark.anyio
 
@@ -43,10 +42,10 @@ decode = load(Settings().decoders).decode
 
 PROGRAM = """
 import argparse, asyncio, sys
-from fleetcast.simulator import cars
+from fleetcast.simulator import cars_command
 parser = argparse.ArgumentParser()
-cars.add_arguments(parser)
-sys.exit(asyncio.run(cars.run(parser.parse_args())))
+cars_command.add_arguments(parser)
+sys.exit(asyncio.run(cars_command.run(parser.parse_args())))
 """
 
 
@@ -70,6 +69,8 @@ class Arrival(msgspec.Struct):
     seq: int
     body: bytes
     inflated: int
+    sent_at: str
+    token: str | None = None
 
 
 class Ingest:
@@ -77,19 +78,47 @@ class Ingest:
 
     def __init__(self, answer: Callable[[Arrival], Response | None] | None = None) -> None:
         self.arrivals: list[Arrival] = []
+        self.batches: list[int] = []
         self.kept: dict[tuple[str, int, int], int] = {}
         self.answer = answer or (lambda _: None)
         self.app = Starlette(routes=[Route("/v1/vehicles/{vehicle}/packets", self.post, methods=["POST"])])
 
     async def post(self, request: Request) -> Response:
         body = await request.body()
-        encoding = request.headers.get("content-encoding", "identity")
         form = request.headers["content-type"]
+        if form.startswith("multipart/mixed; boundary="):
+            return self.batch(request, body, form.partition("=")[2])
+        return self.take(request, body, request.headers)
+
+    def batch(self, request: Request, body: bytes, boundary: str) -> Response:
+        """As ingest: nothing behind what is to be sent again is stored."""
+        first, *parts, last = (b"\r\n" + body).split(f"\r\n--{boundary}".encode())
+        assert (first, last) == (b"", b"--\r\n")
+        self.batches.append(len(parts))
+        answers: list[dict[str, object]] = []
+        later: Response | None = None
+        for part in parts:
+            head, _, packet = part.removeprefix(b"\r\n").partition(b"\r\n\r\n")
+            headers = dict(line.lower().split(": ") for line in head.decode().splitlines())
+            answer = later or self.take(request, packet, headers)
+            later = answer if answer.status_code in (429, 503) else None
+            said = (
+                json.loads(bytes(answer.body))
+                if answer.status_code == 202
+                else {"title": "no", "detail": "no"}
+            )
+            again = {"retry_after": 0} if later else {}
+            answers.append({"status": answer.status_code, **said, **again})
+        return JSONResponse(answers, 207)
+
+    def take(self, request: Request, body: bytes, headers: Mapping[str, str]) -> Response:
+        form, encoding = headers["content-type"], headers.get("content-encoding", "identity")
         packet = decode(body, form, encoding, MAX_BYTES)
         inflated = len(inflate(body, encoding, MAX_BYTES))
         assert packet.vehicle == request.path_params["vehicle"]
         assert packet.signals["Simulator.Packet"].value == [packet.boot, packet.seq]
-        arrival = Arrival(packet.vehicle, packet.boot, packet.seq, body, inflated)
+        token = request.headers.get("authorization")
+        arrival = Arrival(packet.vehicle, packet.boot, packet.seq, body, inflated, packet.sent_at, token)
         self.arrivals.append(arrival)
         failure = self.answer(arrival)
         key = (packet.vehicle, packet.boot, packet.seq)
@@ -247,6 +276,123 @@ async def test_the_stop_waits_for_the_packet_in_hand() -> None:
     assert totals.unacknowledged == 0
 
 
+SMALL = Options(cars=6, per_minute=120, min_bytes=0, max_bytes=0, boot=77)
+
+
+async def test_in_trouble_every_packet_is_kept_and_the_same_seed_makes_the_same() -> None:
+    trouble = Trouble(tunnels=0.1, bursts=0.2, duplicates=0.3, late=0.2, reboots=0.1)
+    orders = []
+    for _ in range(2):
+        ingest = Ingest()
+        async with serving(ingest) as url:
+            options = msgspec.structs.replace(SMALL, ingest=url, trouble=trouble)
+            async with fleet(options) as (acked, totals, _stop):
+                await until(lambda acked=acked: len(acked) >= 80)  # type: ignore[misc]
+        assert {(one.vehicle, one.boot, one.seq) for one in acked} == ingest.kept.keys()
+        assert len(acked) == totals.acked == len(ingest.kept)
+        assert totals.repeats == totals.duplicates == len(ingest.arrivals) - len(acked) > 0
+        assert min(totals.tunnels, totals.late, totals.reboots) > 0
+        assert totals.unacknowledged == totals.errors == totals.retries == 0
+        bodies = {(one.vehicle, one.boot, one.seq, one.body) for one in ingest.arrivals}
+        assert len(bodies) == len(acked), "again means the same bytes"
+        orders.append([(one.boot, one.seq) for one in ingest.arrivals if one.vehicle == "car-00003"][:8])
+    assert orders[0] == orders[1]
+
+
+async def test_what_was_kept_in_a_tunnel_is_one_request_and_each_packet_is_answered() -> None:
+    rng = random.Random(3)
+
+    def answer(arrival: Arrival) -> Response | None:
+        if arrival.seq == 3 and arrival.vehicle == "car-00001":
+            return Response(status_code=413)
+        return Response(status_code=rng.choice([429, 503])) if rng.random() < 0.3 else None
+
+    ingest = Ingest(answer)
+    async with serving(ingest) as url:
+        options = msgspec.structs.replace(
+            SMALL, ingest=url, batches=True, trouble=Trouble(tunnels=0.5, bursts=0.3, duplicates=0.2)
+        )
+        async with fleet(options) as (acked, totals, _):
+            await until(lambda: len(acked) >= 60 and len(ingest.batches) > 8 and totals.errors == 1)
+    assert {(one.vehicle, one.boot, one.seq) for one in acked} == ingest.kept.keys()
+    assert len(acked) == totals.acked == len(ingest.kept)
+    assert max(ingest.batches) > 4
+    assert totals.batches == len(ingest.batches) - ingest.batches.count(1)
+    assert totals.retries > 0
+    for vehicle, seqs in by_car(acked).items():
+        lost = [3] if vehicle == "car-00001" else []
+        assert sorted([*seqs, *lost]) == list(range(1, len(seqs) + len(lost) + 1))
+        assert seqs == sorted(seqs), "nothing overtakes what is to be sent again"
+    assert {(one.vehicle, one.boot, one.seq): one.stored for one in acked} == ingest.kept
+
+
+async def test_a_batch_is_bounded() -> None:
+    ingest = Ingest()
+    form = (
+        '{"vehicle":"v","boot":1,"seq":%d,"sent_at":"2026-11-26T00:00:00Z",'
+        '"signals":{"Simulator.Packet":{"value":[1,%d]}}}'
+    )
+
+    def parcel(seq: int, size: int) -> Parcel:
+        body = (form % (seq, seq)).encode().ljust(size)
+        return Parcel("v", 1, seq, "application/json", "identity", body, len(body))
+
+    small = [parcel(seq, 0) for seq in range(1, 71)]
+    large = [parcel(seq, 1_000_000) for seq in range(101, 113)]
+    async with serving(ingest) as url, http_doors(url, "vehicles") as door:
+        for parcels in (small, large, large[8:], [large[0]]):
+            answers = await door("v").send_all(parcels)
+            assert all(isinstance(answer, Receipt) for answer in answers)
+            assert len(answers) == ingest.batches[-1]
+    assert ingest.batches == [50, 8, 4, 1]
+
+
+async def test_a_late_packet_keeps_its_times() -> None:
+    ingest = Ingest()
+    async with serving(ingest) as url:
+        options = msgspec.structs.replace(SMALL, ingest=url, trouble=Trouble(late=0.3))
+        async with fleet(options) as (_acked, totals, _):
+            await until(lambda: totals.late >= 3)
+    overtaken = 0
+    for vehicle in {one.vehicle for one in ingest.arrivals}:
+        mine = [one for one in ingest.arrivals if one.vehicle == vehicle]
+        made = sorted(mine, key=lambda one: one.seq)
+        times = [one.sent_at for one in made]
+        assert times == sorted(set(times)), "made one after the other"
+        overtaken += mine != made
+    assert overtaken > 0
+
+
+async def test_wrong_clocks_are_an_hour_ahead_or_in_1970() -> None:
+    ingest = Ingest()
+    async with serving(ingest) as url:
+        options = msgspec.structs.replace(SMALL, ingest=url, trouble=Trouble(skewed=1, reboots=0.2))
+        async with fleet(options) as (_acked, totals, _):
+            await until(lambda: totals.reboots >= 3)
+    now = datetime.now(UTC)
+    off = {(datetime.fromisoformat(one.sent_at) - now).total_seconds() // 60 for one in ingest.arrivals}
+    assert {minutes for minutes in off if minutes > 0} <= {58, 59}
+    assert all(one.sent_at.startswith("1970-01-01T00:00") for one in ingest.arrivals if one.sent_at < "2000")
+    assert len({one.sent_at < "2000" for one in ingest.arrivals}) == 2
+    for one in ingest.arrivals:
+        if one.seq == 1 and one.sent_at < "2000":
+            assert one.sent_at < "1970-01-01T00:00:00.1", "this clock begins anew with its sender"
+
+
+async def test_a_car_shows_its_token() -> None:
+    ingest = Ingest()
+    acked: list[Acked] = []
+    stop = asyncio.Event()
+    async with serving(ingest) as url:
+        options = msgspec.structs.replace(SMALL, ingest=url, cars=2)
+        drive = run_cars(options, report=acked.append, stop=stop, token_of=lambda vehicle: f"of-{vehicle}")
+        task = asyncio.create_task(drive)
+        await until(lambda: len(by_car(acked)) == 2)
+        stop.set()
+        await task
+    assert all(one.token == f"Bearer of-{one.vehicle}" for one in ingest.arrivals)
+
+
 @pytest.mark.parametrize(
     "options",
     [
@@ -302,6 +448,8 @@ def test_the_pause_grows_is_jittered_and_honours_retry_after() -> None:
         (["--prefix", "a/b"], "prefix"),
         (["--ingest", "localhost"], "ingest"),
         (["--drives", "/nowhere"], "/nowhere"),
+        (["--mqtt", "localhost"], "mqtt"),
+        (["--late", "1.5"], "late"),
     ],
 )
 async def test_a_wrong_argument_is_one_line_that_names_it(

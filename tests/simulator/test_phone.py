@@ -63,7 +63,18 @@ def watching(version: int = 3) -> Phone:
 def found(phone: Phone) -> dict[str, int]:
     """The faults it counted, without those that are none."""
     counts = msgspec.structs.asdict(phone.counts)
-    return {k: v for k, v in counts.items() if v and k not in {"updates", "snapshots", "unavailable"}}
+    return {
+        k: v for k, v in counts.items() if v and k not in {"updates", "unnamed", "snapshots", "unavailable"}
+    }
+
+
+def test_an_update_that_names_no_packet_is_counted_and_is_no_fault() -> None:
+    phone = watching(3)
+    update(phone, 4)
+    late = {"Vehicle.Speed": {"value": 1, "at": "t"}}
+    event(phone, "update", vehicle=CAR, version=5, prev=4, updated_at=None, signals=late)
+    event(phone, "update", vehicle=CAR, version=6, prev=5, updated_at=None, signals={})
+    assert (phone.counts.updates, phone.counts.unnamed, found(phone), phone.version) == (3, 2, {}, 6)
 
 
 def test_a_good_stream() -> None:

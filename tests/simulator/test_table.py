@@ -105,6 +105,21 @@ def test_the_summary_for_people() -> None:
     assert bad.getvalue().endswith("broken  3 updates did not reach [their] phones.\n")
 
 
+def test_the_doors_are_shown_if_one_is_mqtt() -> None:
+    out = io.StringIO()
+    print_summary(msgspec.structs.replace(GOOD, doors={"http": 1003}), [], stream=out)
+    assert "by HTTP" not in out.getvalue()
+    print_summary(
+        msgspec.structs.replace(GOOD, acked=3003, doors={"http": 1003, "mqtt": 2000}), [], stream=out
+    )
+    rows = [" ".join(line.replace("│", " ").split()[:3]) for line in out.getvalue().splitlines()]
+    assert {"by HTTP 1,003", "by MQTT 2,000"} <= set(rows)
+    table = LiveTable(io.StringIO())
+    table.update(msgspec.structs.replace(figures(1.0, acked=7), doors={"mqtt": 7}))
+    assert "by HTTP 0" in shown(table)
+    assert "by MQTT 7" in shown(table)
+
+
 def test_the_summary_for_programs() -> None:
     out, errors = io.StringIO(), io.StringIO()
     print_summary(BAD, ["One.", "Two."], as_json=True, stream=out, errors=errors)

@@ -64,6 +64,7 @@ def test_a_good_run() -> None:
         streams_closed=1,
         p50_ms=20.0,
         p99_ms=20.0,
+        doors={"http": 5},
     )
     assert verdict.broken() == []
 
@@ -73,7 +74,7 @@ def test_the_summary_has_its_fields_in_order() -> None:
     names = (
         "seconds,cars,phones,acked,applied,updates,seen,skipped,lost,twice,reordered,resets,streams_closed"
     )
-    assert ",".join(msgspec.json.decode(line)) == f"{names},p50_ms,p99_ms"
+    assert ",".join(msgspec.json.decode(line)) == f"{names},p50_ms,p99_ms,doors"
     assert ran().summary(30).seconds == 30.0
 
 
@@ -162,9 +163,9 @@ def test_a_packet_whose_answer_was_lost_may_be_applied_once() -> None:
     assert verdict.summary().twice == 0
     verdict.versions("car-0", 10, 17)
     assert verdict.summary().twice == 1
-    verdict.cars_line({"done": True, "unacknowledged": 1, "errors": 0})
+    verdict.cars_line({"done": True, "unanswered": 1, "errors": 0})
     assert verdict.summary().twice == 1  # the one unanswered packet is the one that was seen
-    verdict.cars_line({"done": True, "unacknowledged": 2, "errors": 0})
+    verdict.cars_line({"done": True, "unanswered": 2, "errors": 0})
     assert verdict.summary().twice == 0
 
 
@@ -173,6 +174,54 @@ def test_an_acknowledgement_told_again_counts_once() -> None:
     verdict.acked("car-0", BOOT, 5, 500.0)
     assert (verdict.summary().acked, verdict.summary().seconds, verdict.acked_of("car-0")) == (5, 4.0, 5)
     assert verdict.acked_of("car-1") == 0
+
+
+def test_the_doors_are_told_apart_and_each_packet_counts_once() -> None:
+    verdict = Verdict(2, 0)
+    rows = [["car-0", BOOT, 1, 1.0, False, "http"], ["car-1", BOOT, 1, 1.0, None, "mqtt"]]
+    for _ in range(2):
+        verdict.cars_line({"acked": rows, "raw": 0, "wire": 0, "errors": 0, "retries": 0})
+    verdict.acked("car-1", BOOT, 2, 2.0, "mqtt")
+    assert verdict.summary().doors == verdict.figures(2.0).doors == {"http": 1, "mqtt": 2}
+    assert verdict.summary().acked == 3
+
+
+def late(unnamed: int, applied: int = 6, lost: int = 0) -> Verdict:
+    """Packets 1 to 6 were acknowledged, 3 and 4 after 5; a phone was told of all but these, and of `unnamed` updates."""
+    verdict = Verdict(1, 1)
+    verdict.snapshot("car-0", 0, 0, 0, 0)
+    for seq in (1, 2, 5, 3, 4, 6):
+        verdict.acked("car-0", BOOT, seq, 1.0)
+    for version, seq in enumerate((1, 2, 5), 1):
+        verdict.seen("car-0", 0, BOOT, seq, 1.1, version)
+    verdict.seen("car-0", 0, BOOT, 6, 1.1, 6)
+    verdict.versions("car-0", 0, applied)
+    verdict.phones_report(report(phone(0, unnamed=unnamed, lost=lost)))
+    return verdict
+
+
+def test_late_packets_are_matched_by_their_number() -> None:
+    verdict = late(unnamed=2)
+    assert verdict.broken() == []
+    assert (verdict.summary().updates, verdict.summary().seen, verdict.summary().lost) == (6, 6, 0)
+
+
+def test_a_late_packet_that_did_not_come_is_lost() -> None:
+    verdict = late(unnamed=1, lost=1)
+    assert verdict.summary().lost == 1
+    assert verdict.broken() == [f"1 updates did not reach their phones: phone 0 missed car-0 {BOOT}/3."]
+    assert late(unnamed=0, lost=2).summary().lost == 2
+
+
+def test_a_late_packet_that_is_in_no_state() -> None:
+    verdict = late(unnamed=1, applied=5)
+    assert (verdict.summary().applied, verdict.summary().lost) == (5, 2)  # its phone misses it, too
+
+
+def test_an_update_without_a_name_stands_for_no_packet_that_was_not_late() -> None:
+    verdict = ran(acked=5, seen=4)
+    verdict.phones_report(report(phone(0, unnamed=1)))
+    assert verdict.broken() == [f"1 updates did not reach their phones: phone 0 missed car-0 {BOOT}/5."]
 
 
 def test_what_phones_counted_is_in_the_summary() -> None:
@@ -229,7 +278,7 @@ def test_phones_that_are_missing_from_the_report() -> None:
 def test_refused_packets_are_said() -> None:
     verdict = ran()
     verdict.phones_report(report(phone(0)))
-    verdict.cars_line({"done": True, "unacknowledged": 0, "errors": 2})
+    verdict.cars_line({"done": True, "unanswered": 0, "errors": 2})
     assert verdict.broken() == ["2 good packets were refused."]
 
 
@@ -244,7 +293,13 @@ def test_lines_of_cars_and_phones_give_the_live_figures() -> None:
     }
     verdict.phones_line({**dict.fromkeys(counts, 0), **line})
     verdict.cars_line(
-        {"acked": [["car-0", BOOT, 1, 10.0, False]], "raw": 900, "wire": 300, "errors": 0, "retries": 0}
+        {
+            "acked": [["car-0", BOOT, 1, 10.0, False, "http"]],
+            "raw": 900,
+            "wire": 300,
+            "errors": 0,
+            "retries": 0,
+        }
     )
     verdict.counters(1, 0)
     figures = verdict.figures(12.0)
