@@ -15,8 +15,8 @@ from __future__ import annotations
 
 import asyncio
 import resource
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import linear_regression, median
@@ -29,6 +29,7 @@ from bench.senders import Door
 from bench.stats import Records, percentile, spread
 from bench.world import Failed, Load, World, platform, spent
 from fleetcast.jetstream import connect
+from fleetcast.platform import Platform
 from fleetcast.subjects import PACKETS
 
 _DOORS: Sequence[Door] = ("http", "mqtt")
@@ -98,7 +99,7 @@ async def run(bench: Bench) -> Answer:
     _, files = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (files, files))
     turns: Turns = {}
-    async with _doors(bench) as world:
+    async with platform(bench, _Doors) as world:
         for size in _SIZES:
             await _packets(world, size, turns)
     disk = disk_text(bench.folder)
@@ -123,14 +124,13 @@ async def run(bench: Bench) -> Answer:
     )
 
 
-@asynccontextmanager
-async def _doors(bench: Bench) -> AsyncIterator[World]:
-    """nats-server and ingest alone."""
-    async with platform(bench, edges=1, consumers=1, origins=1) as world:
-        supervisor = world.platform.supervisor
-        others = [name for name in supervisor.names if name not in ("nats-server", "ingest")]
-        await asyncio.gather(*(supervisor.stop_one(name) for name in others))
-        yield world
+class _Doors(Platform):
+    """nats-server and ingest, and nothing else."""
+
+    async def _start(self) -> None:
+        await self.start_queue()
+        self.supervisor.start(self.prepared("ingest"))
+        await self.well("ingest")
 
 
 def _load(
@@ -235,7 +235,7 @@ async def _idle(bench: Bench, files: int) -> tuple[dict[Door, list[Held]], dict[
     """Connections in steps; and how many more files a server may open, when it has none of them."""
     held: dict[Door, list[Held]] = {}
     room: dict[Door, int] = {}
-    async with _doors(bench) as world:
+    async with platform(bench, _Doors) as world:
         for door in _DOORS:
             room[door] = files - _open_files(world.leaders()[_SERVER[door]])
             first = await _step(world, door, 0)
@@ -278,7 +278,7 @@ async def _used(bench: Bench) -> list[Used]:
 
 async def _after(bench: Bench, door: Door, size: int) -> Used:
     counts = bench.size((50, 100, 150), (250, 500, 750, 1_000))
-    async with _doors(bench) as world, AsyncExitStack() as stack:
+    async with platform(bench, _Doors) as world, AsyncExitStack() as stack:
         steps = [await _step(world, door, 0)]
         loads: list[Load] = []
         for count in counts:
