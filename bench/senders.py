@@ -14,7 +14,7 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable
-from functools import cached_property, partial
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -163,25 +163,16 @@ class Fleet:
         self.records = Records()
         self.cars: list[Sender] = []
         self.waiting: deque[Sender] = deque()
+        self.large = self._bodies(options.size)
+        self.small = self._bodies(0)
         self.bodies = self.small
         self.flying: set[Sender] = set()
         self.ordered = False
         self.open = self.closed = self.errors = self.finished = 0
-        self.seconds = 0.0  # that the opening took
+        self.began = self.seconds = 0.0  # when the opening began, and what it took
         self.error = ""
         self.stopping = asyncio.Event()
         self._room = asyncio.Semaphore(options.opening)
-        self._began = time.monotonic()
-
-    @cached_property
-    def large(self) -> Bodies:
-        """Packets of the size that is asked for."""
-        return self._bodies(self.options.size)
-
-    @cached_property
-    def small(self) -> Bodies:
-        """Heads."""
-        return self._bodies(0)
 
     def _bodies(self, size: int) -> Bodies:
         form: Literal["ndjson", "json"] = "ndjson" if size else "json"
@@ -191,6 +182,7 @@ class Fleet:
     async def run(self) -> None:
         """Opens the connections, and holds them until told to stop."""
         options = self.options
+        self.began = time.monotonic()
         kind = HttpSender if options.door == "http" else MqttSender
         loop = asyncio.get_running_loop()
         for number in range(options.cars):
@@ -212,7 +204,7 @@ class Fleet:
         self.open += 1
         self._room.release()
         if self.open == self.options.cars:
-            self.seconds = time.monotonic() - self._began
+            self.seconds = time.monotonic() - self.began
             say(self.line())
 
     def lost(self, car: Sender) -> None:
