@@ -98,7 +98,8 @@ def _all(options: argparse.Namespace, folder: Path) -> int:
             found = costs.costs({name: one for name, one in answers.items() if one}, str(machine.rows[1][1]))
         except KeyError as missing:  # a question, or a figure of it
             print(
-                f"--document: there is no answer for {missing}; ask steps, load and streams", file=sys.stderr
+                f"--document: there is no answer for {missing}; ask steps, load, streams and doors",
+                file=sys.stderr,
             )
             return _USAGE
         costs.write(found)

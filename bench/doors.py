@@ -144,11 +144,22 @@ def _load(
     boot: int = 2,
     counts: Sequence[int] = (),
     flight: int = 1_000_000,
+    source: str = "127.0.0.1",
 ) -> Load:
     settings = world.settings
     port = settings.ingest_port if door == "http" else settings.mqtt_port
     options = senders.Options(
-        door, port, cars, first, size, plain, boot, list(counts), flight=flight, seed=world.bench.seed
+        door,
+        port,
+        cars,
+        first,
+        size,
+        plain,
+        boot,
+        list(counts),
+        flight=flight,
+        seed=world.bench.seed,
+        source=source,
     )
     return Load("bench.senders", options, world.bench.folder / f"{door}-{first}")
 
@@ -240,22 +251,26 @@ async def _idle(bench: Bench, files: int) -> tuple[dict[Door, list[Held]], dict[
             room[door] = files - _open_files(world.leaders()[_SERVER[door]])
             first = await _step(world, door, 0)
             held[door] = [first]
+            loads: list[Load] = []
             async with AsyncExitStack() as stack:
                 for count in bench.size((2_000, 4_000, 6_000), (4_000, 8_000, 12_000, 16_000, 19_500)):
                     more = min(count, room[door]) - held[door][-1].connections
                     before = world.spent()[_SERVER[door]]
                     number = held[door][-1].connections
-                    load = await stack.enter_async_context(_load(world, door, more, number))
+                    source = f"127.0.0.{2 + len(loads)}"
+                    load = await stack.enter_async_context(_load(world, door, more, number, source=source))
+                    loads.append(load)
                     await load.until("open", more, 120)
                     opening = 1e3 * (world.spent()[_SERVER[door]] - before) / more
-                    _well(load)
+                    for each in loads if door == "http" else ():
+                        each.tell("hello")
                     step = await _step(world, door, number + more, more / load.last["seconds"], opening)
                     held[door].append(step)
                     bench.say(
                         f"{_NAMES[door]}: {step.connections:,} connections, {step.memory:.0f} MB,"
                         f" {step.rate:,.0f} opened a second"
                     )
-                    _well(load)
+                    _well(*loads)
     return held, room
 
 

@@ -3,8 +3,9 @@
 A closed loop: a car sends its next packet when its last one is acknowledged. Both doors get the same packets from the same
 code, as bytes on a connection, so that what differs is the door. Run as a process: options as JSON, then the file for its
 records. Words on standard input: `go N` (the first N cars send on and on), `halt`, `once` (each car sends one packet), `small`
-(the same, the head alone), `stop`. When all that was asked for is answered the records of it are written, one row a
-packet: (vehicle, seq, sent, acknowledged) in ns of the machine's monotonic clock; then `finished` is one more.
+(the same, the head alone), `hello` (over HTTP each says again what it said first, so that no connection is idle for too
+long), `stop`. When all that was asked for is answered the records of it are written, one row a packet: (vehicle, seq, sent,
+acknowledged) in ns of the machine's monotonic clock; then `finished` is one more.
 """
 
 from __future__ import annotations
@@ -52,6 +53,8 @@ class Options(msgspec.Struct, frozen=True):
     """Each N of a `go N`."""
     opening: int = 64
     flight: int = 1_000_000
+    source: str = "127.0.0.1"
+    """The address to connect from: from one address the kernel finds a free port slowly when half of them are taken."""
     seed: int = 1
 
 
@@ -121,7 +124,7 @@ class HttpSender(Sender):
         status = self.parser.get_status_code()
         if not self.ready:
             self.fleet.opened(self)
-        else:
+        elif self in self.fleet.flying:
             self.fleet.answered(self, "" if status == 202 else f"HTTP {status}")
 
 
@@ -192,7 +195,9 @@ class Fleet:
             car = kind(self, options.first + number)
             self.cars.append(car)
             try:
-                await loop.create_connection(partial(_itself, car), "127.0.0.1", options.port)
+                await loop.create_connection(
+                    partial(_itself, car), "127.0.0.1", options.port, local_addr=(options.source, 0)
+                )
             except OSError as error:
                 self.lost(car)
                 self.error = str(error)
@@ -228,6 +233,12 @@ class Fleet:
             car.left = packets
             self.waiting.append(car)
         self._pump()
+
+    def hello(self) -> None:
+        """Those that send nothing now are heard of."""
+        for car in self.cars:
+            if car.ready and car not in self.flying and car.transport is not None:
+                car.transport.write(car.hello())
 
     def halt(self) -> None:
         """Nothing more is sent."""
@@ -289,6 +300,7 @@ async def main(options: Options, records: Path) -> None:
     words: dict[str, Callable[[], None]] = {
         "stop": fleet.stopping.set,
         "halt": fleet.halt,
+        "hello": fleet.hello,
         "once": partial(fleet.order, "large", 1),
         "small": partial(fleet.order, "small", 1),
         **{f"go {count}": partial(fleet.order, "large", float("inf"), count) for count in options.counts},

@@ -73,6 +73,8 @@ async def test_what_is_recorded_is_stored(
         rows = list(Records.load(cars.records))
         assert sorted((vehicle, seq) for vehicle, seq, _, _ in rows) == [(7, 1), (8, 1), (9, 1)]
         assert all(sent < acked for _, _, sent, acked in rows)
+        if door == "http":
+            cars.tell("hello")
         cars.tell("go 2")
         await cars.until("acked", 10, 30)
         cars.tell("halt")
