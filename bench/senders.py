@@ -104,6 +104,7 @@ class HttpSender(Sender):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.parser = httptools.HttpResponseParser(self)
+        self.greeted = 0  # hellos whose answers are still to come, before that of a packet
         super().connection_made(transport)
 
     def hello(self) -> bytes:
@@ -124,8 +125,16 @@ class HttpSender(Sender):
         status = self.parser.get_status_code()
         if not self.ready:
             self.fleet.opened(self)
-        elif self in self.fleet.flying:
+        elif self.greeted:
+            self.greeted -= 1
+        else:
             self.fleet.answered(self, "" if status == 202 else f"HTTP {status}")
+
+    def greet(self) -> None:
+        """It says its hello again, if it sends nothing now."""
+        if self.ready and self not in self.fleet.flying and self.transport is not None:
+            self.greeted += 1
+            self.transport.write(_HELLO)
 
 
 class MqttSender(Sender):
@@ -235,10 +244,10 @@ class Fleet:
         self._pump()
 
     def hello(self) -> None:
-        """Those that send nothing now are heard of."""
+        """Those that send nothing now are heard of again."""
         for car in self.cars:
-            if car.ready and car not in self.flying and car.transport is not None:
-                car.transport.write(car.hello())
+            if isinstance(car, HttpSender):
+                car.greet()
 
     def halt(self) -> None:
         """Nothing more is sent."""
