@@ -8,7 +8,9 @@
     growth     cost as packets, phones, vehicles and edges grow
     storms     ten thousand phones lose their edge at once
     streams    memory of idle streams, to 200,000
+    doors      MQTT against HTTP: packets, connections held, memory of a connection
 
 What they share: `question.py` (what a question gets and answers), `world.py` (a platform, its processes' CPU time, memory and
-metrics), `cars.py` and `phones.py` (load, in processes of their own), `preload.py`, `machine.py`, `stats.py`, `report.py`.
+metrics), `cars.py`, `senders.py` and `phones.py` (load, in processes of
+their own), `preload.py`, `machine.py`, `stats.py`, `report.py`.
 """

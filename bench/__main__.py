@@ -21,7 +21,7 @@ from bench.report import answered, print_answer, write
 from fleetcast.errors import FleetcastError
 from fleetcast.proof.ports import short_folder
 
-QUESTIONS = ("steps", "load", "latency", "stages", "interest", "growth", "storms", "streams")
+QUESTIONS = ("steps", "load", "latency", "stages", "interest", "growth", "storms", "streams", "doors")
 _BROKEN = 1
 _USAGE = 2
 
@@ -98,7 +98,8 @@ def _all(options: argparse.Namespace, folder: Path) -> int:
             found = costs.costs({name: one for name, one in answers.items() if one}, str(machine.rows[1][1]))
         except KeyError as missing:  # a question, or a figure of it
             print(
-                f"--document: there is no answer for {missing}; ask steps, load and streams", file=sys.stderr
+                f"--document: there is no answer for {missing}; ask steps, load, streams and doors",
+                file=sys.stderr,
             )
             return _USAGE
         costs.write(found)

@@ -1,4 +1,4 @@
-"""Writes `fleetcast/costs.json`, what `fleetcast plan` reckons with, from the answers of `steps`, `load` and `streams`."""
+"""Writes `fleetcast/costs.json`, what `fleetcast plan` reckons with, from the answers of steps, load, streams and doors."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ COSTS = Path(__file__).parents[1] / "fleetcast" / "costs.json"
 
 def costs(answers: Mapping[str, Answer], machine: str) -> Costs:
     """KeyError if one of the questions was not answered, or no rate held."""
-    load, steps, streams = (answers[name].figures for name in ("load", "steps", "streams"))
+    load, steps, streams, doors = (answers[name].figures for name in ("load", "steps", "streams", "doors"))
     small, large = load["wire_1kb"], load["wire_500kb"]
 
     def line(at_small: float, at_large: float) -> Line:
@@ -42,6 +42,11 @@ def costs(answers: Mapping[str, Answer], machine: str) -> Costs:
         update_disk=load["update_disk_kb"],
         queue_limit=line(1e3 / steps["bare_1000"], 1e3 / steps["bare_500000"]),
         update_bytes=load["update_bytes"],
+        connection=[
+            (0.0, doors["mqtt_idle_kb"]),
+            (large, doors["mqtt_500000_kept_kb"]),
+            (1e6, doors["mqtt_1000000_kept_kb"]),
+        ],
     )
 
 

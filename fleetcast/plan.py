@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Annotated
 
 import msgspec
@@ -30,6 +31,8 @@ class Fleet(msgspec.Struct, frozen=True):
     window: Annotated[float, msgspec.Meta(gt=0)] = 600.0
     outage: Annotated[float, msgspec.Meta(ge=0)] = 900.0
     """Seconds for which the queue must hold what nobody consumes."""
+    mqtt: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.0
+    """The share of those that stream by MQTT, each on a connection that it keeps; the others use HTTP."""
     replicas: int = 1
     headroom: Annotated[float, msgspec.Meta(gt=0, le=1)] = 0.6
 
@@ -91,6 +94,18 @@ class Costs(msgspec.Struct, frozen=True):
     """The queue's own time for a packet, ms: one stream is one sequence. The highest rate seen is its inverse."""
     update_bytes: float
     """Of one update as sent to a phone."""
+    connection: Annotated[Sequence[tuple[float, float]], msgspec.Meta(min_length=1)]
+    """Memory of nats-server for one MQTT connection: (bytes of the packets that it sends, kB), the smallest first."""
+
+
+def between(points: Sequence[tuple[float, float]], x: float) -> float:
+    """y at x, on straight lines from point to point; before the first and after the last point it stays as there."""
+    if x <= points[0][0]:
+        return points[0][1]
+    for (x1, y1), (x2, y2) in pairwise(points):
+        if x <= x2:
+            return y1 + (y2 - y1) * (x - x1) / (x2 - x1)
+    return points[-1][1]
 
 
 class Row(msgspec.Struct, frozen=True):
@@ -134,7 +149,7 @@ def plan(fleet: Fleet, costs: Costs) -> Plan:
     share = fleet.headroom
     shards = max(1, math.ceil(fleet.packets * costs.queue_limit.at(fleet.size) / 1000 / share))
     used = {
-        "ingest": fleet.packets * costs.ingest.at(fleet.size),
+        "ingest": (1 - fleet.mqtt) * fleet.packets * costs.ingest.at(fleet.size),
         "consume": fleet.packets * costs.consume.at(fleet.size),
         "nats-server": fleet.replicas * fleet.packets * costs.nats.at(fleet.size)
         + fleet.openings * costs.open_nats,
@@ -151,16 +166,19 @@ def plan(fleet: Fleet, costs: Costs) -> Plan:
     }
     processes = {role: max(1, least.get(role, 1), math.ceil(busy / share)) for role, busy in cores.items()}
     processes["nats-server"] = shards * fleet.replicas  # it uses as many cores as there are
+    connected = fleet.mqtt * fleet.streaming
     grown = {
-        "nats-server": fleet.replicas * fleet.registered * costs.state_memory / 1e6,
+        "nats-server": fleet.replicas * fleet.registered * costs.state_memory / 1e6
+        + connected * between(costs.connection, fleet.size) / 1e6,
         "edge": fleet.phones * costs.stream_edge / 1e6,
         "front": fleet.phones * costs.stream_front / 1e6,
     }
     memory = {role: processes[role] * _BASE_GB[role] + grown.get(role, 0.0) for role in cores}
     notes = {
-        "ingest": f"{fleet.packets:,.0f} packets/s",
+        "ingest": f"{(1 - fleet.mqtt) * fleet.packets:,.0f} packets/s",
         "consume": "at most `partitions` a shard",
-        "nats-server": f"{shards} shards of {fleet.replicas}",
+        "nats-server": f"{shards} shards of {fleet.replicas}"
+        + (f", {connected:,.0f} MQTT connections" if connected else ""),
         "edge": f"{fleet.updates:,.0f} updates/s seen, {fleet.phones:,} streams",
         "origin": f"{fleet.openings:,.1f} streams open a second",
         "front": "HAProxy, outside and inside",
@@ -191,6 +209,7 @@ each phone watches one vehicle, and opens its stream {fleet.opens:g} times an ho
 no storm is planned for: it takes as long as the spare cores need
 a core is busy for {fleet.headroom:.0%} of the time at this load
 the disk keeps {fleet.outage:,.0f} s of packets that nobody consumes, and {fleet.window:,.0f} s of updates
+a nats-server takes as many MQTT connections as it may open files, a hundred less; a packet costs it the same by either door
 an edge replica and a front take {STREAMS_A_REPLICA:,} streams each
 a shard is a packet stream with a LIVE beside it, on a nats-server (or {fleet.replicas}) of its own"""
     return text.splitlines()

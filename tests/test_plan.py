@@ -12,13 +12,14 @@ from hypothesis import strategies as st
 
 from fleetcast.commands import main
 from fleetcast.commands.plan import COSTS
-from fleetcast.plan import Costs, Fleet, plan
+from fleetcast.plan import Costs, Fleet, Row, between, plan
 
 FLEETS = st.builds(
     Fleet,
     registered=st.integers(1, 10_000_000),
     streaming=st.integers(1, 1_000_000),
     per_minute=st.floats(1, 120),
+    mqtt=st.floats(0, 1),
     size=st.integers(1_000, 1_048_576),
     phones=st.integers(0, 5_000_000),
     replicas=st.sampled_from([1, 3, 5]),
@@ -57,6 +58,28 @@ def test_updates_are_counted_for_each_phone() -> None:
     assert Fleet(streaming=600, per_minute=60, phones=1200).updates == pytest.approx(1200)
 
 
+@given(FLEETS)
+def test_vehicles_by_mqtt_take_memory_of_nats_server_and_no_time_of_ingest(
+    costs: Costs, fleet: Fleet
+) -> None:
+    def rows(mqtt: float) -> dict[str, Row]:
+        found = plan(msgspec.structs.replace(fleet, mqtt=mqtt), costs)
+        return {row.role: row for row in found.rows}
+
+    none, all_ = rows(0), rows(1)
+    each = between(costs.connection, fleet.size)
+    grown = all_["nats-server"].memory_gb - none["nats-server"].memory_gb
+    assert grown == pytest.approx(fleet.streaming * each / 1e6, rel=1e-3, abs=1e-9)
+    assert all_["ingest"].cores == 0 < none["ingest"].cores
+    assert all_["consume"] == none["consume"]
+
+
+def test_between_points_lies_a_line_and_beyond_them_none() -> None:
+    points = [(0.0, 10.0), (100.0, 20.0), (200.0, 60.0)]
+    assert [between(points, x) for x in (-5, 0, 50, 100, 150, 200, 900)] == [10, 10, 15, 20, 40, 60, 60]
+    assert between([(5.0, 7.0)], 1) == between([(5.0, 7.0)], 9) == 7
+
+
 def test_the_command_prints_a_table_and_json(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["plan", "--streaming", "50000", "--phones", "5000"]) == 0
     shown = capsys.readouterr().out
@@ -65,7 +88,9 @@ def test_the_command_prints_a_table_and_json(capsys: pytest.CaptureFixture[str])
     assert json.loads(capsys.readouterr().out)["shards"] >= 1
 
 
-@pytest.mark.parametrize("arguments", [["--streaming", "0"], ["--headroom", "2"], ["--costs", "/nowhere"]])
+@pytest.mark.parametrize(
+    "arguments", [["--streaming", "0"], ["--headroom", "2"], ["--mqtt", "1.5"], ["--costs", "/nowhere"]]
+)
 def test_what_makes_no_plan_is_one_line(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["plan", *arguments]) == 2
     assert len(capsys.readouterr().err.splitlines()) == 1

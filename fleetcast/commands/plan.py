@@ -21,6 +21,7 @@ _OPTIONS: dict[str, tuple[str, type]] = {
     "registered": ("vehicles there are; each has a state", int),
     "streaming": ("vehicles that send at any time", int),
     "per-minute": ("packets a minute of each of these", float),
+    "mqtt": ("share of these that send by MQTT, not by HTTP", float),
     "size": ("bytes of a packet as sent, compressed", int),
     "phones": ("phones that hold a stream", int),
     "opens": ("times an hour that each phone opens its stream", float),

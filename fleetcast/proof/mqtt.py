@@ -26,8 +26,7 @@ class MqttLine:
         """To loopback, under this client id. Raises OSError."""
         line = cls(*await asyncio.open_connection("127.0.0.1", port))
         try:
-            word = _text("MQTT") + struct.pack("!BBH", 4, _CLEAN_SESSION, 0) + _text(client)
-            line._writer.write(_packet(_CONNECT, word))
+            line._writer.write(connect_packet(client))
             kind, answer = await line._read()
             if kind != _CONNACK or answer[1] != 0:
                 raise OSError(f"MQTT: connection refused: {answer.hex()}")
@@ -39,10 +38,9 @@ class MqttLine:
     async def publish(self, topic: str, body: bytes) -> None:
         """Returns when it is acknowledged. Raises OSError: then it may or may not be stored."""
         self._number = self._number % 65535 + 1
-        number = struct.pack("!H", self._number)
-        self._writer.write(_packet(_PUBLISH_QOS_1, _text(topic) + number + body))
+        self._writer.write(publish_packet(topic, self._number, body))
         kind, answer = await self._read()
-        if (kind, answer) != (_PUBACK, number):
+        if (kind, answer) != (_PUBACK, struct.pack("!H", self._number)):
             raise OSError(f"MQTT: {kind:#x} {answer.hex()} instead of PUBACK {self._number}")
 
     async def _read(self) -> tuple[int, bytes]:
@@ -55,6 +53,16 @@ class MqttLine:
     def close(self) -> None:
         """At once."""
         self._writer.transport.abort()
+
+
+def connect_packet(client: str) -> bytes:
+    """CONNECT under this client id, with a clean session and no keep-alive."""
+    return _packet(_CONNECT, _text("MQTT") + struct.pack("!BBH", 4, _CLEAN_SESSION, 0) + _text(client))
+
+
+def publish_packet(topic: str, number: int, body: bytes) -> bytes:
+    """PUBLISH with QoS 1; `number` (1 to 65,535) stands in its PUBACK."""
+    return _packet(_PUBLISH_QOS_1, _text(topic) + struct.pack("!H", number) + body)
 
 
 def _text(text: str) -> bytes:
