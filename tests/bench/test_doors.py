@@ -15,7 +15,7 @@ from bench.stats import Records
 from bench.world import Failed, Load
 from fleetcast import ingest, natsserver
 from fleetcast.clock import SystemClock
-from fleetcast.decode import load
+from fleetcast.decode import load as load_decoders
 from fleetcast.jetstream import Connection, connect, provision, stream_info
 from fleetcast.nats_queue import NatsQueue
 from fleetcast.packet import JSON, NDJSON
@@ -24,7 +24,7 @@ from fleetcast.settings import Settings
 from fleetcast.subjects import PACKETS
 from tests.servers import Server, http_server, until
 
-decode = load(Settings().decoders).decode
+decode = load_decoders(Settings().decoders).decode
 
 MS = 1_000_000
 DOORS: list[Door] = ["http", "mqtt"]
