@@ -53,6 +53,22 @@ class Budgets:
             self._forget(now)
         return seconds
 
+    def spend(self, vehicle: str, packets: int, size: int, now: float) -> None:
+        """So much was sent, whether it could be taken or not: for what is only known afterwards. The debt is a minute's budget
+        at most.
+        """
+        if any(self._limits):
+            left = zip(self._filled(vehicle, now), (packets, size), self._limits, strict=True)
+            first, second = (max(have - spent, -limit) for have, spent, limit in left)
+            self._left[vehicle] = (first, second, now)
+            self._left.move_to_end(vehicle)
+            self._forget(now)
+
+    def overdrawn(self, vehicle: str, now: float) -> str:
+        """What more was spent of than there was; empty if of nothing."""
+        found = zip(self._filled(vehicle, now), self._limits, ("packets", "bytes"), strict=True)
+        return next((what for left, limit, what in found if limit and left < -_ROUNDING), "")
+
     def _filled(self, vehicle: str, now: float) -> tuple[float, float]:
         known = self._left.get(vehicle)
         if known is None:

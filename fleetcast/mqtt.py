@@ -21,13 +21,13 @@ from typing import IO, NamedTuple
 import structlog
 
 from fleetcast import metrics
+from fleetcast.budget import Budgets
 from fleetcast.errors import FleetcastError, Refuse, Unavailable
 from fleetcast.nats_callout import Welcome
 from fleetcast.nats_system import Closed, Connected, System
 
 log = structlog.get_logger()
 
-MINUTE = 60.0
 _EVERY = 5.0
 _LOG_EVERY = 0.1
 _MOST = 4_000_000  # bytes of the log in one look
@@ -53,43 +53,6 @@ def forbidden(line: str) -> Forbidden | None:
         return None
     topic = found["subject"].replace(".", "/")  # as nats-server makes a subject of a topic, but for escapes
     return Forbidden(found["client"], found["address"], int(found["cid"]), topic)
-
-
-class Meter:
-    """What each vehicle has sent, against a minute's budget that fills evenly; pure. It is asked after the fact, so a vehicle
-    may be overdrawn, by a minute's budget at most. 0: no limit.
-    """
-
-    def __init__(self, packets: int, size: int) -> None:
-        self._limits = (float(packets), float(size))
-        self._left: dict[str, tuple[float, float, float]] = {}
-
-    def spend(self, vehicle: str, packets: int, size: int, now: float) -> None:
-        """So much was sent."""
-        left = zip(self._filled(vehicle, now), (packets, size), self._limits, strict=True)
-        first, second = (max(have - spent, -limit) for have, spent, limit in left)
-        self._left[vehicle] = (first, second, now)
-
-    def overdrawn(self, vehicle: str, now: float) -> str:
-        """What it has sent too much of; empty if nothing."""
-        for left, limit, what in zip(
-            self._filled(vehicle, now), self._limits, ("packets", "bytes"), strict=True
-        ):
-            if limit and left < 0:
-                return what
-        return ""
-
-    def forget(self, now: float) -> None:
-        """Those whose budget is full again by now."""
-        self._left = {vehicle: kept for vehicle, kept in self._left.items() if now - kept[2] < 2 * MINUTE}
-
-    def _filled(self, vehicle: str, now: float) -> tuple[float, float]:
-        packets, size, when = self._left.get(vehicle, (*self._limits, now))
-        share = (now - when) / MINUTE
-        return (
-            min(self._limits[0], packets + share * self._limits[0]),
-            min(self._limits[1], size + share * self._limits[1]),
-        )
 
 
 class Tail:
@@ -144,14 +107,14 @@ class Doorkeeper:
     def __init__(
         self,
         system: System,
-        meter: Meter,
+        budgets: Budgets,
         log_file: Path | None,
         welcomes: Sequence[Welcome] = (),
         monotonic: Callable[[], float] = time.monotonic,
         every: float = _EVERY,
     ) -> None:
         self._system = system
-        self._meter = meter
+        self._budgets = budgets
         self._log = log_file
         self._welcomes = welcomes
         self._monotonic = monotonic
@@ -165,7 +128,7 @@ class Doorkeeper:
 
     async def welcome(self, vehicle: str) -> None:
         """For the callout: a vehicle that was closed for what it sent waits until its budget has filled. Raises Refuse."""
-        if what := self._meter.overdrawn(vehicle, self._monotonic()):
+        if what := self._budgets.overdrawn(vehicle, self._monotonic()):
             raise Refuse(429, "Too many packets", f"{vehicle} has sent more {what} than it may")
 
     async def run(self) -> None:
@@ -206,9 +169,8 @@ class Doorkeeper:
         self._sent = seen
         metrics.MQTT_CONNECTIONS.set(len(connected))
         now = self._monotonic()
-        self._meter.forget(now)
         for one in connected:
-            if what := self._meter.overdrawn(one.vehicle, now):
+            if what := self._budgets.overdrawn(one.vehicle, now):
                 await self._close(
                     one, "budget", f"more {what} than packets_per_minute and bytes_per_minute allow"
                 )
@@ -227,7 +189,8 @@ class Doorkeeper:
 
     def _spent(self, vehicle: str, key: tuple[str, int], packets: int, size: int) -> None:
         before = self._sent.get(key, (0, 0))
-        self._meter.spend(vehicle, packets - before[0], size - before[1], self._monotonic())
+        if packets > before[0]:
+            self._budgets.spend(vehicle, packets - before[0], size - before[1], self._monotonic())
 
     # What they were forbidden
 

@@ -13,11 +13,12 @@ from datetime import datetime
 from email.parser import BytesHeaderParser
 from typing import Any
 
+from fleetcast.clock import seconds
 from fleetcast.errors import Unavailable
 from fleetcast.inflate import sniffed
 from fleetcast.jetstream import NO_MESSAGE, ApiError, Connection, Generation
 from fleetcast.queue import Delivery
-from fleetcast.subjects import ENCODING, FORM, PACKETS, partition_filter, split_ingest
+from fleetcast.subjects import ENCODING, FORM, PACKETS, STORED, partition_filter, split_ingest
 
 MOST = 256
 """Found at a time: the rest at the next reset of the partition."""
@@ -74,4 +75,12 @@ def _delivery(message: dict[str, Any], generation: Generation) -> Delivery:
         encoding=headers.get(ENCODING) or sniffed(body),
         body=body,
         token="",
+        received=first_stored(headers.get(STORED, "")),
     )
+
+
+def first_stored(text: str) -> float | None:
+    """When a packet that was put again out of REJECTED first came, by what its header says; None of any other."""
+    with suppress(ValueError):
+        return seconds(text)
+    return None

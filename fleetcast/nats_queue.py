@@ -23,7 +23,7 @@ from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 
 from fleetcast import metrics
-from fleetcast.clock import Clock, rfc3339, seconds
+from fleetcast.clock import Clock, rfc3339
 from fleetcast.errors import Recover, Unavailable
 from fleetcast.inflate import sniffed
 from fleetcast.jetstream import (
@@ -35,7 +35,7 @@ from fleetcast.jetstream import (
     make_consumers,
 )
 from fleetcast.members import Members, owned
-from fleetcast.nats_left import left_behind, remove
+from fleetcast.nats_left import first_stored, left_behind, remove
 from fleetcast.queue import Delivery, Stored
 from fleetcast.settings import Settings
 from fleetcast.subjects import (
@@ -421,12 +421,6 @@ def _delivery(message: Msg, headers: dict[str, str], generation: Generation) -> 
         encoding=headers.get(ENCODING) or sniffed(message.data),
         body=message.data,
         token=message.reply,
-        received=_received(headers.get(STORED, "")),
+        received=first_stored(headers.get(STORED, "")),
     )
     return delivery, int(tokens[-3])
-
-
-def _received(text: str) -> float | None:
-    with suppress(ValueError):
-        return seconds(text)
-    return None

@@ -157,8 +157,8 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     max_batch: Annotated[int, msgspec.Meta(ge=1024, le=1_000_000_000)] = 16_777_216
     """The size of a request that carries many packets, as sent; ingest holds that much of each such request."""
     packets_per_minute: Annotated[int, msgspec.Meta(ge=0, le=10**9)] = 1_200
-    """What a vehicle may send by HTTP to one ingest process, a minute's worth at once; then 429. By MQTT, with
-    identity, its connection is closed. 0: no limit."""
+    """What a vehicle may send by HTTP to one ingest process, a minute's worth at once; then 429. By MQTT, with identity, the
+    same; then its connection is closed. 0: no limit."""
     bytes_per_minute: Annotated[int, msgspec.Meta(ge=0, le=10**15)] = 1_500_000_000
     """The same in bytes of packets, as sent. 0: no limit, else at least `max_packet`."""
     decoders: tuple[str, ...] = (

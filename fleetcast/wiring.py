@@ -33,6 +33,7 @@ from fleetcast import (
     pushpin,
 )
 from fleetcast.admission import Admit, TlsProtocol, every, identified, tls_context
+from fleetcast.budget import Budgets
 from fleetcast.clock import Clock, SystemClock, rfc3339
 from fleetcast.consume import Consumer
 from fleetcast.edge import Edge
@@ -40,7 +41,7 @@ from fleetcast.errors import Unusable
 from fleetcast.jetstream import Connection, connect, provisioned, takes_packets
 from fleetcast.known import Known, refuses_unknown
 from fleetcast.live import Live
-from fleetcast.mqtt import Doorkeeper, Meter
+from fleetcast.mqtt import Doorkeeper
 from fleetcast.nats_callout import Callout, Welcome
 from fleetcast.nats_live import NatsLive
 from fleetcast.nats_queue import NatsQueue
@@ -155,7 +156,7 @@ async def _mqtt_door(
     system = await connect(settings, "fleetcast-doorkeeper", natsserver.system_user(settings))
     keeper = Doorkeeper(
         System(system),
-        Meter(settings.packets_per_minute, settings.bytes_per_minute),
+        Budgets(settings.packets_per_minute, settings.bytes_per_minute),
         Path(settings.nats_log) if settings.nats_log else None,
         welcomes,
     )

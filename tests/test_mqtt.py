@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fleetcast.auth import Proof
-from fleetcast.mqtt import Forbidden, Meter, Tail, forbidden
+from fleetcast.budget import Budgets
+from fleetcast.mqtt import Forbidden, Tail, forbidden
 from fleetcast.nats_callout import user_claims
 
 LINE = '[2269] 2026/11/26 03:19:24.897710 [ERR] 127.0.0.1:56977 - mid:11 - "car-1" - Publish Violation - Subject "{}"'
@@ -110,42 +111,33 @@ STEPS = st.lists(st.tuples(st.integers(0, 50), st.integers(0, 5000), st.floats(0
 
 @given(STEPS)
 def test_who_keeps_within_the_budget_is_never_overdrawn(steps: list[tuple[int, int, float]]) -> None:
-    meter, now = Meter(60, 6000), 0.0
+    budgets, now = Budgets(60, 6000), 0.0
     for _, _, pause in steps:
         now += max(pause, 1.0)
-        meter.spend("car-1", 1, 100, now)
-        assert meter.overdrawn("car-1", now) == ""
+        budgets.spend("car-1", 1, 100, now)
+        assert budgets.overdrawn("car-1", now) == ""
 
 
 @given(STEPS)
 def test_who_sends_more_is_overdrawn_until_it_has_filled(steps: list[tuple[int, int, float]]) -> None:
     """Held against the plain sum: what came in, less what the time since the beginning allows."""
-    meter, now, packets, size = Meter(60, 6000), 0.0, 60.0, 6000.0
+    budgets, now, packets, size = Budgets(60, 6000), 0.0, 60.0, 6000.0
     for count, weight, pause in steps:
         now += pause
         packets = max(min(60.0, packets + pause) - count, -60.0)
         size = max(min(6000.0, size + 100 * pause) - weight, -6000.0)
-        meter.spend("car-1", count, weight, now)
+        budgets.spend("car-1", count, weight, now)
         expected = {"packets"} if packets < -1e-6 else {"bytes"} if size < -1e-6 else {""}
         unsure = abs(packets) < 1e-6 or abs(size) < 1e-6
-        assert unsure or meter.overdrawn("car-1", now) in expected
-    assert meter.overdrawn("car-2", now) == ""
-    assert meter.overdrawn("car-1", now + 60.1) == ""
+        assert unsure or budgets.overdrawn("car-1", now) in expected
+    assert budgets.overdrawn("car-2", now) == ""
+    assert budgets.overdrawn("car-1", now + 60.1) == ""
 
 
 def test_zero_is_no_limit() -> None:
-    meter = Meter(0, 0)
-    meter.spend("car-1", 10**9, 10**12, 1.0)
-    assert meter.overdrawn("car-1", 1.0) == ""
-
-
-def test_who_is_silent_is_forgotten() -> None:
-    meter = Meter(10, 10)
-    meter.spend("car-1", 100, 0, 0.0)
-    meter.forget(119.0)
-    assert meter._left
-    meter.forget(121.0)
-    assert not meter._left
+    budgets = Budgets(0, 0)
+    budgets.spend("car-1", 10**9, 10**12, 1.0)
+    assert budgets.overdrawn("car-1", 1.0) == ""
 
 
 # What nats-server is told

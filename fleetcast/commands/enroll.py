@@ -106,7 +106,7 @@ def _use(vehicle: str, pki: DevelopmentPki, settings: Settings, http: str, mqtt:
     url = f"https://localhost:{settings.ingest_port}/v1/{settings.noun}/{vehicle}/packets"
     lines = [
         "",
-        '# once, or set unknown_vehicles = "welcome":',
+        '# in the registry, unless unknown_vehicles = "welcome":',
         f"fleetcast vehicles add {vehicle}",
         "",
         "# by HTTP:",

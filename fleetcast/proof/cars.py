@@ -23,6 +23,7 @@ from fleetcast.proof.packets import body
 
 _TIMEOUT = 10.0
 _STORED = 202
+_SUFFIXES = {"application/x-ndjson": "/ndjson", "application/msgpack": "/msgpack"}
 
 
 class Cars(Driver):
@@ -131,7 +132,7 @@ class _Mqtt:
         self._line: MqttLine | None = None
 
     async def send(self, content: bytes, kind: str, encoding: str) -> int:
-        topic = f"vehicles/{self._vehicle}/packets" + ("/ndjson" if kind.endswith("ndjson") else "")
+        topic = f"vehicles/{self._vehicle}/packets" + _SUFFIXES.get(kind, "")
         try:
             async with asyncio.timeout(_TIMEOUT):
                 if self._line is None:

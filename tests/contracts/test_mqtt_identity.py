@@ -22,10 +22,11 @@ from prometheus_client import REGISTRY
 
 from fleetcast import natsserver
 from fleetcast.auth import Identity, identity
+from fleetcast.budget import Budgets
 from fleetcast.devpki import DevelopmentPki
 from fleetcast.errors import Refuse, Unusable
 from fleetcast.jetstream import Connection, connect, provision
-from fleetcast.mqtt import Doorkeeper, Meter
+from fleetcast.mqtt import Doorkeeper
 from fleetcast.nats_callout import Callout
 from fleetcast.nats_jwt import new_seed
 from fleetcast.nats_system import System
@@ -108,7 +109,7 @@ async def opened(
         who = identity(settings)
         assert who is not None
         keeper = Doorkeeper(
-            System(system), Meter(packets, 0), door.log, [door.welcome], lambda: door.now, every=0.1
+            System(system), Budgets(packets, 0), door.log, [door.welcome], lambda: door.now, every=0.1
         )
         await Callout(connection, settings.nats_seed, who, [keeper.welcome, door.welcome]).start()
         running = asyncio.create_task(keeper.run())
