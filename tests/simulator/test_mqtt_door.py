@@ -262,9 +262,10 @@ async def test_a_server_that_does_not_answer_is_left(monkeypatch: pytest.MonkeyP
 
 
 async def test_a_car_shows_its_token(folder: Path, settings: Settings) -> None:
+    settings = msgspec.structs.replace(settings, nats_password="ours")
     users = (
-        f'authorization {{ users: [{{ user: "us", password: "us" }}, {{ user: "{CAR}", password: "right" }}] }}\n'
-        'no_auth_user: "us"\n'
+        f'authorization {{ users: [{{ user: "{settings.nats_user}", password: "ours" }},'
+        f' {{ user: "{CAR}", password: "right" }}] }}\n'
     )
     tokens = iter(["wrong", "right"])
     async with mqtt_site(folder, settings, users) as site, door(site.address, lambda _: next(tokens)) as car:
