@@ -39,7 +39,7 @@ _SIZES = {0: "1 kB", 500_000: "500 kB"}
 _CARS = (1, 16, 64, 256)
 _ROLES = ("nats-server", "ingest", "generator")
 _SETTLE = 2.0
-_CALM = 5.0  # until memory is given back, if it is; in the full size 30 times as long for Go, which collects each two minutes
+_CALM = 3.0  # until memory is given back, if it is; in the full size 50 times as long for Go, which collects each two minutes
 _USED: Sequence[tuple[Door, int]] = (("http", 1_000_000), ("mqtt", 500_000), ("mqtt", 1_000_000))
 
 
@@ -263,7 +263,9 @@ async def _idle(bench: Bench, files: int) -> tuple[dict[Door, list[Held]], dict[
                     await load.until("open", more, 120)
                     opening = 1e3 * (world.spent()[_SERVER[door]] - before) / more
                     for each in loads if door == "http" else ():
+                        said = each.last.get("greetings", 0)
                         each.tell("hello")
+                        await each.until("greetings", said + 1, 60)
                     step = await _step(world, door, number + more, more / load.last["seconds"], opening)
                     held[door].append(step)
                     bench.say(
@@ -292,7 +294,7 @@ async def _used(bench: Bench) -> list[Used]:
 
 
 async def _after(bench: Bench, door: Door, size: int) -> Used:
-    counts = bench.size((50, 100, 150), (250, 500, 750, 1_000))
+    counts = bench.size((75, 150), (250, 500, 750, 1_000))
     async with platform(bench, _Doors) as world, AsyncExitStack() as stack:
         steps = [await _step(world, door, 0)]
         loads: list[Load] = []
@@ -325,7 +327,7 @@ async def _after(bench: Bench, door: Door, size: int) -> Used:
 async def _calm(world: World, door: Door, none: Held, connections: int) -> float:
     """kB a connection, after a while; Python gives back at once, and its server ends a connection that is idle for 75 s."""
     bench = world.bench
-    for _ in range(bench.size(1, 30) if door == "mqtt" else 1):
+    for _ in range(bench.size(1, 50) if door == "mqtt" else 1):
         bench.say(f"{_NAMES[door]}: {world.memory()[_SERVER[door]]:.0f} MB, waiting until some is given back")
         await asyncio.sleep(_CALM)
     return 1e3 * (world.memory()[_SERVER[door]] - none.memory) / connections
@@ -408,7 +410,7 @@ def _memory(bench: Bench, idle: Mapping[Door, float], used: Sequence[Used]) -> T
     columns = ("door", "packet", "idle, nothing sent", "it sent one", "a while later", "after one of 1 kB")
     note = (
         f"Idle and at once by a straight line through the steps, up to {used[-1].connections:,} connections that sent; a while:"
-        f" {bench.size(1, 30) * _CALM:.0f} s for MQTT, {_CALM:.0f} s for HTTP. 500 kB are some 115 kB as sent, 1000 kB are not"
+        f" {bench.size(1, 50) * _CALM:.0f} s for MQTT, {_CALM:.0f} s for HTTP. 500 kB are some 115 kB as sent, 1000 kB are not"
         " compressed. What the server's runtime holds without need is in it, what the kernel takes is not."
     )
     return Table("Memory of one connection more, kB", columns, rows, note)

@@ -5,7 +5,7 @@ code, as bytes on a connection, so that what differs is the door. Run as a proce
 records. Words on standard input: `go N` (the first N cars send on and on), `halt`, `once` (each car sends one packet), `small`
 (the same, the head alone), `hello` (over HTTP each says again what it said first, so that no connection is idle for too
 long), `stop`. When all that was asked for is answered the records of it are written, one row a packet: (vehicle, seq, sent,
-acknowledged) in ns of the machine's monotonic clock; then `finished` is one more.
+acknowledged) in ns of the machine's monotonic clock; then `finished` is one more. After a `hello` `greetings` is.
 """
 
 from __future__ import annotations
@@ -127,6 +127,7 @@ class HttpSender(Sender):
             self.fleet.opened(self)
         elif self.greeted:
             self.greeted -= 1
+            self.fleet.heard()
         else:
             self.fleet.answered(self, "" if status == 202 else f"HTTP {status}")
 
@@ -134,6 +135,7 @@ class HttpSender(Sender):
         """It says its hello again, if it sends nothing now."""
         if self.ready and self not in self.fleet.flying and self.transport is not None:
             self.greeted += 1
+            self.fleet.greeted += 1
             self.transport.write(_HELLO)
 
 
@@ -180,7 +182,7 @@ class Fleet:
         self.bodies = self.small
         self.flying: set[Sender] = set()
         self.ordered = False
-        self.open = self.closed = self.errors = self.finished = 0
+        self.open = self.closed = self.errors = self.finished = self.greeted = self.greetings = 0
         self.began = self.seconds = 0.0  # when the opening began, and what it took
         self.error = ""
         self.stopping = asyncio.Event()
@@ -249,6 +251,13 @@ class Fleet:
             if isinstance(car, HttpSender):
                 car.greet()
 
+    def heard(self) -> None:
+        """One of those hellos is answered."""
+        self.greeted -= 1
+        if not self.greeted:
+            self.greetings += 1
+            say(self.line())
+
     def halt(self) -> None:
         """Nothing more is sent."""
         for car in self.cars:
@@ -295,6 +304,7 @@ class Fleet:
             "acked": len(self.records),
             "seconds": self.seconds,
             "finished": self.finished,
+            "greetings": self.greetings,
             "open": self.open,
         }
 

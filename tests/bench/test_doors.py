@@ -78,6 +78,8 @@ async def test_what_is_recorded_is_stored(
         assert all(sent < acked for _, _, sent, acked in rows)
         if door == "http":
             cars.tell("hello")
+            await cars.until("greetings", 1, 30)
+            cars.tell("hello")  # and a packet right behind it
         cars.tell("go 2")
         await cars.until("acked", 10, 30)
         cars.tell("halt")
