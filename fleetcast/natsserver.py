@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 from collections.abc import Sequence
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -11,6 +12,8 @@ import msgspec
 from fleetcast.errors import Unusable
 from fleetcast.nats_jwt import AccountKey
 from fleetcast.settings import Settings
+
+_FEWEST_CONNECTIONS, _MOST_CONNECTIONS = 100, 1_000_000
 
 
 class Node(msgspec.Struct, frozen=True):
@@ -61,6 +64,8 @@ def configuration(settings: Settings, store: Path, node: Node | None = None, *, 
     takes it. `max_payload` leaves room for a packet's headers, and for a state, which may be larger than a packet.
     """
     host, port = address(settings) if node is None else (node.host, node.port)
+    _, allowed = resource.getrlimit(resource.RLIMIT_NOFILE)
+    connections = _connections(allowed)
     payload = max(2_000_000, settings.max_packet + 65_536)
     files = settings.queue_bytes + settings.live_bytes + settings.rejected_bytes + 1_000_000_000
     return (
@@ -69,6 +74,7 @@ listen: "{host}:{port}"
 server_name: {"fleetcast" if node is None else node.name}
 max_payload: {payload}
 max_pending: 256MB
+max_connections: {connections}
 write_deadline: "30s"
 jetstream {{
   store_dir: {str(store)!r}
@@ -81,6 +87,13 @@ jetstream {{
         + (_mqtt(settings) if mqtt and settings.mqtt_port else "")
         + ("" if node is None else _cluster(node))
     )
+
+
+def _connections(files: int) -> int:
+    """Fewer than the files that it may open, or it could not write, and all would stand still. What is above is refused."""
+    if files == resource.RLIM_INFINITY:
+        return _MOST_CONNECTIONS
+    return max(_FEWEST_CONNECTIONS, min(_MOST_CONNECTIONS, files - max(200, files // 10)))
 
 
 def _mqtt(settings: Settings) -> str:

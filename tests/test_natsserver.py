@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -92,3 +93,14 @@ def test_nats_server_takes_it(tmp_path: Path, name: str, node: Node | None) -> N
     command = [str(ours) if ours.exists() else "nats-server", "-t", "-c", str(config)]
     checked = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
     assert checked.returncode == 0, checked.stderr
+
+
+@pytest.mark.parametrize(
+    ("files", "connections"),
+    [(300, 100), (1_024, 824), (20_000, 18_000), (resource.RLIM_INFINITY, 1_000_000)],
+)
+def test_connections_leave_files_for_the_streams(
+    monkeypatch: pytest.MonkeyPatch, files: int, connections: int
+) -> None:
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (files, files))
+    assert f"\nmax_connections: {connections}\n" in configuration(Settings(), Path("/tmp/nats"))
