@@ -11,6 +11,7 @@ from pathlib import Path
 
 from fleetcast.commands import (
     backup,
+    conform,
     demo,
     doctor,
     explain,
@@ -63,6 +64,7 @@ def parser() -> argparse.ArgumentParser:
         rejected,
         backup,
         prove,
+        conform,
         plan,
         provision,
         doctor,
