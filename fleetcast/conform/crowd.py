@@ -6,7 +6,8 @@ import asyncio
 from contextlib import AsyncExitStack
 
 from fleetcast.conform import story
-from fleetcast.conform.target import Target
+from fleetcast.conform.sender import Sender
+from fleetcast.conform.target import Stream, Target
 from fleetcast.conform.words import Failed, NotTried
 
 _LARGE = 100_000  # characters of one signal
@@ -83,20 +84,30 @@ async def not_another(target: Target) -> str:
             await neighbour.send()
         await target.change(2)
         told = await target.level(ours)
-        count = len([event for event in theirs.events if event.name in ("snapshot", "update")])
-        await theirs.until(
-            lambda: any(neighbour.is_last(story.data(e)) for e in theirs.events), "the neighbour's update"
-        )
-        for event in theirs.events:
-            if event.name in ("snapshot", "update") and story.data(event).get("vehicle") != neighbour.vehicle:
-                raise Failed(f"an event of {target.vehicle} on the stream of {neighbour.vehicle}")
+        await theirs.until(lambda: _another(theirs) or _has_last(theirs, neighbour), "the neighbour's update")
+        _none_of_another(theirs)
         last = theirs.last_id
     async with target.follow(last=last) as stream:  # updates that follow, or a reset: but of this vehicle
         await stream.until(lambda: stream.events or stream.comments, "an answer to another vehicle's id")
-        for event in stream.events:
-            if event.name in ("snapshot", "update") and story.data(event).get("vehicle") != target.vehicle:
-                raise Failed(f"an event of {neighbour.vehicle} for its id")
-    return f"{len(told.updates)} updates, and {count} of {neighbour.vehicle}"
+        _none_of_another(stream)
+    return f"{len(told.updates)} updates, and {len(theirs.events)} events of {neighbour.vehicle}"
+
+
+def _another(stream: Stream) -> str | None:
+    """The vehicle of the first event that is not of the stream's own."""
+    named = (
+        story.data(event).get("vehicle") for event in stream.events if event.name in ("snapshot", "update")
+    )
+    return next((str(vehicle) for vehicle in named if vehicle != stream.vehicle), None)
+
+
+def _none_of_another(stream: Stream) -> None:
+    if (vehicle := _another(stream)) is not None:
+        raise Failed(f"an event of {vehicle} on the stream of {stream.vehicle}")
+
+
+def _has_last(stream: Stream, sender: Sender) -> bool:
+    return any(sender.is_last(story.data(event)) for event in stream.events if event.name == "update")
 
 
 CHECKS = (agree, slow_reader, not_another)

@@ -11,6 +11,7 @@ from fleetcast.conform.words import Failed, NotTried, short
 _BAD = ("a.b", "ä", "a b", "x" * 65, "*", ">", "a\r\nb", "a\0", "%", "a;b", "x" * 2000)
 _METHODS = ("POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 _RETRY = (1000, 4000)
+_CUT = 15.0
 
 
 async def bad_id(target: Target) -> str:
@@ -104,6 +105,29 @@ async def forged_headers(target: Target) -> str:
     return f"{len(forged)} headers"
 
 
+async def too_large(target: Target) -> str:
+    """A request that is too large is refused for good, not told to try again: 414, 431, beyond 16 kB a 400 or a cut."""
+    large = {f"X-Conform-{number}": "z" for number in range(90)}
+    said = ""
+    for path in (target.path(), target.path(tail="/events")):
+        for accept in ("application/json", STREAM):
+            long = await target.ask("GET", f"{path}?x={'z' * 5000}", {"Accept": accept})
+            long.problem(414)
+            for headers in (large, {"X-Conform": "z" * 9000}):
+                said = (await target.ask("GET", path, {"Accept": accept, **headers})).problem(431)
+            try:
+                huge = await target.ask(
+                    "GET", path, {"Accept": accept, "X-Conform": "z" * 100_000}, bound=_CUT
+                )
+            except Failed as why:
+                if "no answer" in str(why):
+                    raise
+            else:
+                if not 400 <= huge.status < 500:
+                    raise Failed(f"{huge.said} to a header of 100 kB")
+    return said
+
+
 async def unavailable(target: Target) -> str:
     """A temporary failure is told in band: 200, retry of 1 to 4 s, unavailable without an id, the end."""
     if not target.unavailable:
@@ -141,5 +165,6 @@ CHECKS = (
     any_accept,
     forged_headers,
     many_requests,
+    too_large,
     unavailable,
 )

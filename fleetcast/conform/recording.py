@@ -32,7 +32,7 @@ class Recording(msgspec.Struct):
     """
 
     vehicle: str
-    before: Answer
+    before: Answer = Answer(0, {}, b"")
     zero: str = ""
     status: int = 0
     headers: Mapping[str, str] = {}
@@ -66,27 +66,34 @@ class Recording(msgspec.Struct):
 
 
 async def record(target: Target) -> Recording:
-    """Makes it. Raises Failed or NotTried if there is no stream at all."""
-    zero = ""
-    if target.sender is not None:
-        polled, _ = await target.latest()
-        target.sender.version = polled.version
-        if polled.version == 0:
-            async with target.follow() as stream:
-                zero = (await stream.first())[0].last_id
-        await target.change()
-    made = Recording(target.vehicle, await target.ask("GET", target.path()), zero)
-    async with target.follow() as stream:
-        made.status, made.headers = stream.status, stream.headers
-        try:
-            await stream.first()
-            await (_changed(target, stream, made) if target.sender else _watched(target, stream))
-            made.after, _ = await target.latest()
-            await _level(stream, made.after.version)
-        except Failed as why:
-            made.wrong = str(why)
-        made.events = list(stream.events)
+    """Makes it, as far as it comes. Raises NotTried if the vehicle cannot be sent as, or may not be followed."""
+    made = Recording(target.vehicle)
+    try:
+        if target.sender is not None:
+            await _begin(target, made)
+        made.before = await target.ask("GET", target.path())
+        async with target.follow() as stream:
+            made.status, made.headers = stream.status, stream.headers
+            try:
+                await stream.first()
+                await (_changed(target, stream, made) if target.sender else _watched(target, stream))
+                made.after, _ = await target.latest()
+                await _level(stream, made.after.version)
+            finally:
+                made.events = list(stream.events)
+    except Failed as why:
+        made.wrong = str(why)
     return made
+
+
+async def _begin(target: Target, made: Recording) -> None:
+    assert target.sender is not None
+    polled, _ = await target.latest()
+    target.sender.version = polled.version
+    if polled.version == 0:
+        async with target.follow() as stream:
+            made.zero = (await stream.first())[0].last_id
+    await target.change()
 
 
 async def _changed(target: Target, stream: Stream, made: Recording) -> None:
@@ -99,6 +106,8 @@ async def _changed(target: Target, stream: Stream, made: Recording) -> None:
         with suppress(Failed):  # goes on: whether an event is missing is seen by the next one
             await stream.until(lambda: stream.version >= sender.version, "an update", prompt)
         made.delays.append(time.monotonic() - sent)
+        if made.delays[-1] >= prompt:
+            prompt = 0.1  # one is enough to know
     await target.arrived()
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from contextlib import AsyncExitStack
 
+from fleetcast.conform import story
 from fleetcast.conform.shapes import View
 from fleetcast.conform.story import Story
 from fleetcast.conform.target import Stream, Target
@@ -107,12 +108,19 @@ async def again_and_again(target: Target) -> str:
         async with target.follow(last=last) as stream:
             sending = asyncio.create_task(target.change(3))
             try:
-                await stream.until(lambda: len(stream.events) >= 2, "two updates")
-            finally:
+                await stream.until(lambda: stream.events, "an update")  # and away, whatever is on its way
+            except Failed:
                 await sending
-            told = await _back(target, stream, at)
-            assert told.at is not None
-            last, at, seen = stream.last_id, told.at, seen + len(told.updates)
+                raise
+        told = story.tell(stream.events, target.vehicle, at)
+        target.sender.judge(told)
+        if told.resets or told.snapshots:
+            raise Failed("a reset or a snapshot for an id that the stream before gave")
+        assert told.at is not None
+        last, at, seen = stream.last_id, told.at, seen + len(told.updates)
+        await sending
+    async with target.follow(last=last) as stream:
+        seen += len((await _back(target, stream, at)).updates)
     return f"{_DROPS} connections, {seen} updates"
 
 

@@ -20,6 +20,7 @@ from fleetcast.conform.words import Failed, NotTried, short
 
 NUMBER = "Conform.Number"
 STILL = "Conform.Still"
+SAME = "Conform.Same"
 TEXT = "Conform.Text"
 LIST = "Conform.List"
 _HARD = 'ä\u2028"\\\n\r\ndata: x\n\n\0😀'  # what would break a stream that does not escape it
@@ -47,6 +48,7 @@ class Sender:
             NUMBER: self._seq,
             TEXT: f"{self._seq} {_HARD}",
             LIST: [self._seq, True, "x"],
+            SAME: "the value stays, its time does not",
         }
         if self._seq == 1:
             signals[STILL] = "sent once"

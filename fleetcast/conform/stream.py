@@ -136,10 +136,10 @@ async def removed(target: Target) -> str:
 
 async def prompt(target: Target) -> str:
     """An update comes as soon as its packet is applied: nothing between buffers the stream."""
-    delays = target.recording.delays
+    delays, bound = target.recording.delays, min(PROMPT, target.wish.within)
     if target.sender is None:
         raise NotTried("needs --send: only of a packet of our own is it known when it was acknowledged")
-    if not delays or max(delays) >= min(PROMPT, target.wish.within):
+    if not delays or max(delays) >= bound:
         raise Failed(f"one came {max(delays, default=0):.1f} s after its packet's acknowledgement, or never")
     return f"{1000 * min(delays):.0f} to {1000 * max(delays):.0f} ms after its acknowledgement"
 

@@ -50,7 +50,7 @@ async def run(wish: Wish, say: Callable[[Row], None]) -> list[Row]:
         try:
             try:
                 target.recording = await record(target)
-            except (Failed, NotTried) as why:
+            except NotTried as why:
                 raise Unusable(f"conform: no stream of {wish.vehicle}: {why}") from None
             if not target.recording.wrong and all(
                 event.name != "update" for event in target.recording.events

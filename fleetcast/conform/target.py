@@ -195,8 +195,10 @@ class Target:
 
     @property
     def recording(self) -> Recording:
-        """What `suite` made before the checks."""
+        """What `suite` made before the checks. Raises Failed if there was no stream to record."""
         assert self._recording is not None
+        if not self._recording.status:
+            raise Failed(self._recording.wrong)
         return self._recording
 
     @recording.setter
@@ -236,8 +238,7 @@ class Target:
         answer = await self.ask("GET", self.path(), headers)
         if answer.status == 503:
             raise Turned("503: temporarily unavailable; try again when it is well")
-        if answer.status == 404:
-            answer.problem(404)
+        if answer.status == 404:  # whether rightly, and in which form, is for other checks to say
             return View(self.vehicle, 0, "", {}), ""
         if answer.status != 200:
             raise Failed(f"{answer.said} for the latest state")
