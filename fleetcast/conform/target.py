@@ -332,6 +332,9 @@ def difference(shown: View | None, polled: View) -> str:
     both = {**shown.signals, **polled.signals}
     path = next(path for path in both if shown.signals.get(path) != polled.signals.get(path))
     ours, theirs = shown.signals.get(path), polled.signals.get(path)
+    if isinstance(ours, dict) and isinstance(theirs, dict):
+        path += f"'s {(name := next(name for name in (ours | theirs) if ours.get(name) != theirs.get(name)))}"
+        ours, theirs = ours.get(name), theirs.get(name)
     return f"version {polled.version}: {path} is {short(ours, 60)} by the stream, {short(theirs, 60)} when polled"
 
 
