@@ -26,8 +26,9 @@ demo: setup ## the whole platform with cars and phones; ARGS="--seconds 30" ends
 test: check ## check, then every test (TESTS="tests/test_sse.py -k name" for some)
 	@$(bin)/pytest -n 2 $(TESTS)
 
-test-all: setup-prove test ## test, then the mutants: bugs that the proof must find (MUTANTS="name name" for some)
+test-all: setup-prove test ## test, then the mutants: bugs that the proof and `conform` must find (MUTANTS="name name" for some)
 	@$(bin)/python -m tests.mutants.run $(MUTANTS)
+	@$(bin)/python -m tests.mutants.conform
 
 prove: setup-prove ## the long proof, every act: about an hour (needs root; ARGS="--seed 1" for the same again)
 	@exec $(bin)/fleetcast prove --acts all --faults 240 --cars 60 --phones 100 --rate 400 $(ARGS)

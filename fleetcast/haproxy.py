@@ -35,6 +35,24 @@ data: {"reason":"edge"}
 
 _PROBLEM = '{"type":"about:blank","status":503,"title":"Not available now","detail":"no edge or origin answers; try again"}'
 
+# Pushpin takes a head of `client_buffer_size` (8192) bytes, an address of 4096, and 64 headers; whoever sent more would be told
+# to try again, for ever. An event id has 50 characters at most: of a longer one a part is enough to know it as none of ours.
+_LONGEST_ID, _LONGEST_URL, _LONGEST_HEAD, _MOST_HEADERS = 256, 4000, 7600, 56
+
+
+def _too_long(status: int, title: str, detail: str) -> str:
+    """An answer, as HAProxy's words."""
+    text = f'{{"type":"about:blank","status":{status},"title":"{title}","detail":"{detail}"}}'
+    return f"http-request return status {status} content-type application/problem+json string '{text}'"
+
+
+_LONG_URL = _too_long(414, "URI Too Long", f"an address has at most {_LONGEST_URL} characters")
+_LONG_HEAD = _too_long(
+    431,
+    "Request Header Fields Too Large",
+    f"address and headers together have at most {_LONGEST_HEAD} bytes, in at most {_MOST_HEADERS} headers",
+)
+
 
 def connections(settings: Settings) -> int:
     """HAProxy's maxconn: every phone the edges take, the requests between edges and origins, and some that are refused."""
@@ -140,6 +158,13 @@ frontend front
     bind {settings.host}:{settings.front_port}
     # Ours alone to set: the edge strips them as well.
     http-request del-header grip- -m beg
+    # What Pushpin would not take is refused for good; but an id that is none of ours is reset, whatever its length.
+    acl long_id req.fhdr(last-event-id),length gt {_LONGEST_ID}
+    http-request set-header Last-Event-ID %[req.fhdr(last-event-id),bytes(0,{_LONGEST_ID})] if long_id
+    {_LONG_URL} if {{ url,length gt {_LONGEST_URL} }}
+    http-request set-var(txn.url) url,length
+    {_LONG_HEAD} if {{ req.hdrs,length,add(txn.url) gt {_LONGEST_HEAD} }}
+    {_LONG_HEAD} if {{ req.fhdr_cnt gt {_MOST_HEADERS} }}
     acl events path_end /events
     http-request lua.pace if events
     http-request reject if events !{{ var(txn.paced) -m found }}

@@ -73,6 +73,28 @@ def test_haproxy_takes_it(folder: Path, edges: int) -> None:
     assert "ALERT" not in checked.stderr
 
 
+def test_a_head_that_the_edge_would_not_take_is_refused_for_good() -> None:
+    """Else its app would be told to try again, for ever: `conform`'s errors.too_large tries it."""
+    front = rendered()["frontend front"]
+    words = ("set-header Last-Event-ID", " 414 ", " 431 ", "lua.pace")
+    order = [next(n for n, line in enumerate(front) if word in line) for word in words]
+    assert order == sorted(order)
+    edge = pushpin_configuration(Settings(), 0, Path("/run"))["pushpin.conf"]
+    takes = {
+        "url": 4096,
+        "req.hdrs": int(edge.partition("client_buffer_size=")[2].split()[0]),
+        "req.fhdr_cnt": 64,
+    }
+    for line in front:
+        if found := re.match(
+            r"http-request return status (\d+) .* string '(.*)' if { ([a-z._]+).* gt (\d+) }", line
+        ):
+            status, text, what, limit = found.groups()
+            assert json.loads(text)["status"] == int(status)
+            assert int(limit) < takes.pop(what)
+    assert takes == {}
+
+
 def test_what_the_promises_hang_on() -> None:
     found = rendered()
     assert "option http-no-delay" in found["defaults"]  # else each event waits 200 ms

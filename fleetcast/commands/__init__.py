@@ -11,6 +11,7 @@ from pathlib import Path
 
 from fleetcast.commands import (
     backup,
+    conform,
     demo,
     doctor,
     enroll,
@@ -67,6 +68,7 @@ def parser() -> argparse.ArgumentParser:
         vehicles,
         backup,
         prove,
+        conform,
         plan,
         provision,
         doctor,

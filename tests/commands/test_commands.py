@@ -38,6 +38,7 @@ def test_help_teaches() -> None:
         "simulate",
         "simulate cars",
         "simulate phones",
+        "conform",
         "doctor",
         "settings",
     ],

@@ -191,6 +191,10 @@ class Ground:
             command += f" --seconds 1 --ingest {self.ingest}"
         if "simulate phones" in command:
             command += f" --seconds 1 --front {self.front}"
+        if (
+            "fleetcast conform http" in command
+        ):  # all of it waits for a keep-alive; tests/e2e/test_conform.py does
+            command += " --only state --only stream.chain --only resume.header"
         if re.match(r"(?:\S+=\S+ )+\S*fleetcast up\Z", command):  # other settings: would they do?
             command = command.removesuffix("up") + "doctor"
         return re.sub(r"^make ", "make -n ", command)  # it is there; what it does, others test

@@ -125,6 +125,23 @@ async def test_simulated_rooms_and_the_phones_that_check_them(home: Site) -> Non
     assert set((await home.latest("room-00000"))["signals"]) == known
 
 
+async def test_it_conforms_as_devices(home: Site) -> None:
+    where = (home.url, "--noun", "devices", "--vehicle", "conform", "--send", home.platform.ingest_url)
+    groups = (
+        "state",
+        "fleet",
+        "stream.chain",
+        "stream.patch",
+        "resume.header",
+        "reset.garbage",
+        "errors.other",
+    )
+    only = (word for group in groups for word in ("--only", group))
+    out = await run("-m", "fleetcast", "conform", *where, *only)
+    assert "stream.chain" in out
+    assert out.splitlines()[-1].endswith(" 0 failed, 0 not tried: conforms, as far as it was tried")
+
+
 async def test_the_page_lists_devices_and_shows_one_as_a_table(home: Site) -> None:
     path = shutil.which("chromium")
     assert path is not None, "chromium is missing; `make setup-test` installs it"

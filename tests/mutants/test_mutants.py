@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from fleetcast.conform import suite
+from tests.mutants import conform
 from tests.mutants.run import HERE, MUTANTS, TREE
 
 DIFFS = sorted(HERE.glob("*.diff"))
@@ -18,6 +20,11 @@ def test_each_mutant_applies_to_the_tree_and_says_what_it_breaks(diff: Path) -> 
     check = ["git", "apply", "--check", "--include=fleetcast/*", str(diff)]
     done = subprocess.run(check, cwd=TREE, capture_output=True, text=True, check=False)
     assert done.returncode == 0, f"make it anew: {done.stderr}"
+
+
+def test_the_mutants_that_conform_must_find_are_there() -> None:
+    assert set(conform.MUTANTS) <= set(MUTANTS)
+    assert set(conform.MUTANTS.values()) <= {name for name, _, _ in suite.checks()}
 
 
 def test_each_mutant_has_a_proof_that_finds_it() -> None:

@@ -1,0 +1,442 @@
+"""`fleetcast conform` finds each promise that is broken: by a proxy before a real platform, one fault at a time."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator
+
+import pytest
+
+from fleetcast.conform import suite
+from fleetcast.conform.target import Wish
+from fleetcast.conform.words import Row
+from tests.e2e.faulty import Answered, Asked, Block, Door, Fault, Pass, door
+from tests.e2e.outside import Site, site
+
+
+@pytest.fixture(scope="module")
+async def here() -> AsyncIterator[Site]:
+    async with site(keep_alive=1, consumers=1) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+async def proxied(here: Site) -> AsyncIterator[tuple[Door, str]]:
+    async with door(here.url) as made:
+        yield made
+
+
+class Streams(Fault):
+    """One that changes each stream's events by a function of (number of the update, block)."""
+
+    def of(self, number: int, block: Block) -> list[Block]:
+        raise NotImplementedError
+
+    def stream(self, asked: Asked) -> Pass:
+        count = 0
+
+        def through(block: Block) -> list[Block]:
+            nonlocal count
+            if block.name != "update":
+                return [block]
+            count += 1
+            return self.of(count, block)
+
+        return through
+
+
+class Missing(Streams):
+    def of(self, number: int, block: Block) -> list[Block]:
+        return [] if number == 3 else [block]
+
+
+class Twice(Streams):
+    def of(self, number: int, block: Block) -> list[Block]:
+        return [block, block] if number == 3 else [block]
+
+
+class PrevOffByOne(Streams):
+    def of(self, number: int, block: Block) -> list[Block]:
+        return [block.with_data(prev=block.data["prev"] - 1)]
+
+
+class SignalMissing(Streams):
+    def of(self, number: int, block: Block) -> list[Block]:
+        signals = block.data["signals"]
+        signals.pop("Conform.List")
+        return [block.with_data(signals=signals)]
+
+
+class NullValue(Streams):
+    def of(self, number: int, block: Block) -> list[Block]:
+        return [block.with_data(signals=block.data["signals"] | {"Conform.List": {"value": None, "at": "x"}})]
+
+
+class Unescaped(Streams):
+    """Data is cut at a line break."""
+
+    def of(self, number: int, block: Block) -> list[Block]:
+        return [block.changed(data=(block.field("data") or "").partition("\\n")[0])]
+
+
+class WithoutIds(Streams):
+    def of(self, number: int, block: Block) -> list[Block]:
+        return [block.changed(id=None)]
+
+
+class SameId(Fault):
+    def stream(self, asked: Asked) -> Pass:
+        return lambda block: [block.changed(id="0-1") if block.field("id") else block]
+
+
+class Swapped(Fault):
+    def stream(self, asked: Asked) -> Pass:
+        held: list[Block] = []
+
+        def through(block: Block) -> list[Block]:
+            if block.name != "update":
+                return [block]
+            held.append(block)
+            return [held.pop(), held.pop()] if len(held) == 2 else []
+
+        return through
+
+
+class Buffered(Fault):
+    """Nothing goes out until there are 16 kB of it, as behind a proxy that buffers; the beginning excepted."""
+
+    def stream(self, asked: Asked) -> Pass:
+        held: list[Block] = []
+
+        def through(block: Block) -> list[Block]:
+            if block.name != "update":
+                return [block]
+            held.append(block)
+            if sum(len(one.encoded()) for one in held) < 16_384:
+                return []
+            out, held[:] = list(held), []
+            return out
+
+        return through
+
+
+class WithoutKeepAlive(Fault):
+    def stream(self, asked: Asked) -> Pass:
+        return lambda block: [block] if block.name else []
+
+
+class Header(Fault):
+    """A header of streams is another."""
+
+    def __init__(self, name: bytes, value: bytes) -> None:
+        self.name, self.value = name, value
+
+    def answered(self, asked: Asked, answer: Answered) -> None:
+        if asked.is_stream and answer.status == 200:
+            answer.headers[self.name] = self.value
+
+
+class Tag(Fault):
+    """A cache that believes in what it has: the first ETag of each path is answered 304 for ever."""
+
+    def __init__(self) -> None:
+        self.kept: dict[str, bytes] = {}
+
+    def asked(self, asked: Asked) -> Answered | None:
+        known = asked.headers.get(b"if-none-match")
+        if known is not None and known == self.kept.get(asked.path):
+            return Answered(304, {b"etag": known})
+        return None
+
+    def answered(self, asked: Asked, answer: Answered) -> None:
+        if b"etag" in answer.headers:
+            self.kept.setdefault(asked.path, answer.headers[b"etag"])
+
+
+class NeverNotModified(Fault):
+    def asked(self, asked: Asked) -> Answered | None:
+        asked.headers.pop(b"if-none-match", None)
+        return None
+
+
+class IdIgnored(Fault):
+    def asked(self, asked: Asked) -> Answered | None:
+        asked.headers.pop(b"last-event-id", None)
+        return None
+
+
+class QueryIgnored(Fault):
+    def asked(self, asked: Asked) -> Answered | None:
+        if asked.is_stream:
+            asked.path = asked.path.partition("?")[0]
+        return None
+
+
+class QueryPreferred(Fault):
+    def asked(self, asked: Asked) -> Answered | None:
+        if asked.query:
+            asked.headers.pop(b"last-event-id", None)
+        return None
+
+
+class AlwaysReset(Fault):
+    """An origin that knows no window: whoever comes back is reset."""
+
+    def asked(self, asked: Asked) -> Answered | None:
+        if asked.last:
+            asked.headers[b"last-event-id"] = b"00000000-0"
+        return None
+
+
+class FirstMissedLost(Streams):
+    def of(self, number: int, block: Block) -> list[Block]:
+        return [block] if number > 1 or not self.again else []
+
+    def stream(self, asked: Asked) -> Pass:
+        self.again = bool(asked.last)
+        return super().stream(asked)
+
+
+class OtherTextWhenMissed(Fault):
+    """The same data in another form when it is replayed."""
+
+    def stream(self, asked: Asked) -> Pass:
+        return lambda block: [
+            block.changed(data=json.dumps(block.data)) if asked.last and block.name else block
+        ]
+
+
+class BadId(Fault):
+    """An id that is not ours is an error, in one way or another."""
+
+    def __init__(self, answer: Answered | None, *, only: str = "") -> None:
+        self.answer, self.only = answer, only
+
+    def is_bad(self, asked: Asked) -> bool:
+        last = asked.last or asked.query
+        kind = {"long": len(last) > 100, "non-ascii": not last.isascii(), "breaks": not last.isprintable()}
+        known = len(last) in range(10, 16) and last[:8].isalnum() and last[8:9] == "-"
+        return asked.is_stream and (kind[self.only] if self.only else bool(last) and not known)
+
+    def asked(self, asked: Asked) -> Answered | None:
+        if not self.is_bad(asked) or self.answer is None:
+            return None
+        return Answered(self.answer.status, dict(self.answer.headers), self.answer.body)
+
+
+class Silent(BadId):
+    """It is neither reset nor told: the stream begins with nothing."""
+
+    def __init__(self) -> None:
+        super().__init__(None)
+
+    def stream(self, asked: Asked) -> Pass:
+        return lambda block: [] if self.is_bad(asked) and block.name != "update" else [block]
+
+
+class Without(Fault):
+    """Events of this name are not sent."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def stream(self, asked: Asked) -> Pass:
+        return lambda block: [block] if block.name != self.name or not (asked.last or asked.query) else []
+
+
+class ResetWithId(Fault):
+    def stream(self, asked: Asked) -> Pass:
+        return lambda block: [block.changed(id="0-0") if block.name == "reset" else block]
+
+
+class OneInFourStands(Fault):
+    """One stream in four gets nothing after its snapshot, as from a replica that is not published to."""
+
+    opened = 0
+
+    def stream(self, asked: Asked) -> Pass:
+        self.opened += 1
+        stands = self.opened % 4 == 0
+        return lambda block: [] if stands and block.name == "update" else [block]
+
+
+class Neighbours(Fault):
+    """A channel matched by prefix: who follows `v0` is given what is `v`'s."""
+
+    def asked(self, asked: Asked) -> Answered | None:
+        if asked.is_stream:
+            asked.path = asked.path.replace("0/events", "/events")
+        return None
+
+
+class HtmlErrors(Fault):
+    def answered(self, asked: Asked, answer: Answered) -> None:
+        if answer.status >= 400:
+            answer.headers[b"content-type"] = b"text/html"
+
+
+class NoAllow(Fault):
+    def answered(self, asked: Asked, answer: Answered) -> None:
+        answer.headers.pop(b"allow", None)
+
+
+class NoHead(Fault):
+    def asked(self, asked: Asked) -> Answered | None:
+        return Answered(405, {b"allow": b"GET"}) if asked.method == "HEAD" else None
+
+
+class NoLimits(Fault):
+    def asked(self, asked: Asked) -> Answered | None:
+        asked.path = asked.path.replace("limit=101", "limit=100")
+        return None
+
+
+class TurnedAwayIfLarge(Fault):
+    """What is behind cannot take it, and the front says: try again."""
+
+    def asked(self, asked: Asked) -> Answered | None:
+        if sum(len(name) + len(value) for name, value in asked.headers.items()) < 8000:
+            return None
+        return Answered(200, dict(EVENTS), TURNED)
+
+
+class Unavailable(Fault):
+    """A temporary failure for whoever comes back by the query, told in this text."""
+
+    def __init__(self, text: bytes) -> None:
+        self.text = text
+
+    def asked(self, asked: Asked) -> Answered | None:
+        if not asked.query:
+            return None
+        return Answered(
+            200, {b"content-type": b"text/event-stream", b"cache-control": b"no-store"}, self.text
+        )
+
+
+PLAIN = {b"content-type": b"text/plain"}
+EVENTS = {b"content-type": b"text/event-stream"}
+TURNED = b'retry: 2000\n\nevent: unavailable\ndata: {"reason":"edge"}\n\n'
+
+FAULTS: dict[str, tuple[Fault, str, str]] = {
+    "an event is missing": (Missing(), "stream.chain", "has prev"),
+    "an event comes twice": (Twice(), "stream.chain", "has prev"),
+    "two events are swapped": (Swapped(), "stream.chain", "has prev"),
+    "prev is off by one": (PrevOffByOne(), "stream.chain", "has prev"),
+    "a value is null": (NullValue(), "stream.chain", "null or an object"),
+    "data is not escaped": (Unescaped(), "stream.chain", "is not JSON"),
+    "a signal is missing in patches": (SignalMissing(), "stream.patch", "Conform.List"),
+    "updates have no ids": (WithoutIds(), "stream.ids", "has no id"),
+    "ids are all the same": (SameId(), "stream.ids", "the same id"),
+    "events are buffered": (Buffered(), "stream.prompt", "or never"),
+    "no keep-alive": (WithoutKeepAlive(), "stream.keep_alive", "not within"),
+    "wrong content type": (Header(b"content-type", b"text/plain"), "stream.content_type", "text/plain"),
+    "the stream may be cached": (
+        Header(b"cache-control", b"public, max-age=60"),
+        "stream.no_store",
+        "public",
+    ),
+    "the stream is compressed": (Header(b"content-encoding", b"gzip"), "stream.not_compressed", "gzip"),
+    "a header of the machinery": (Header(b"grip-hold", b"stream"), "stream.no_plumbing", "grip-hold"),
+    "a stale ETag": (Tag(), "state.modified", "304"),
+    "never 304": (NeverNotModified(), "state.not_modified", "200"),
+    "Last-Event-ID is ignored": (IdIgnored(), "resume.header", "without a reset"),
+    "the query is ignored": (QueryIgnored(), "resume.query", "without a reset"),
+    "the query is preferred": (QueryPreferred(), "resume.header_holds", "a reset (foreign)"),
+    "whoever comes back is reset": (AlwaysReset(), "resume.header", "a reset (foreign)"),
+    "the first that was missed is lost": (FirstMissedLost(), "resume.many_at_once", "has prev"),
+    "another text when missed": (OtherTextWhenMissed(), "resume.same_events", " was "),
+    "400 to a forged id": (BadId(Answered(400, PLAIN)), "reset.garbage", "400"),
+    "500 to an id beyond ASCII": (BadId(Answered(500, PLAIN), only="non-ascii"), "reset.non_ascii", "500"),
+    "503 to a long id": (BadId(Answered(503, PLAIN), only="long"), "reset.very_long", "503"),
+    "a cut for line breaks": (
+        BadId(Answered(200, EVENTS), only="breaks"),
+        "reset.breaks",
+        "the stream ended",
+    ),
+    "turned away for ever": (BadId(Answered(200, EVENTS, TURNED)), "reset.garbage", "unavailable"),
+    "silence to a forged id": (Silent(), "reset.garbage", "not within"),
+    "no snapshot after a reset": (Without("snapshot"), "reset.garbage", "not within"),
+    "a snapshot without a reset": (Without("reset"), "reset.garbage", "is snapshot, not a reset"),
+    "a reset with an id": (ResetWithId(), "reset.garbage", "has an id"),
+    "a replica that is not published to": (OneInFourStands(), "crowd.agree", "not within"),
+    "a neighbour's events": (Neighbours(), "crowd.not_another", "stream of"),
+    "errors in HTML": (HtmlErrors(), "errors.bad_id", "text/html"),
+    "405 without Allow": (NoAllow(), "errors.other_method", "Allow missing"),
+    "large requests try again for ever": (TurnedAwayIfLarge(), "errors.too_large", "200"),
+    "no HEAD": (NoHead(), "errors.head", "405"),
+    "limits are not checked": (NoLimits(), "fleet.limits", "200"),
+}
+
+
+async def tried(
+    proxied: tuple[Door, str], here: Site, fault: Fault, vehicle: str, *only: str
+) -> dict[str, Row]:
+    """The rows of these checks, before a platform with this fault."""
+    proxy, url = proxied
+    proxy.fault = fault
+    wish = Wish(
+        front=url,
+        vehicle=vehicle,
+        send=here.platform.ingest_url,
+        only=only,
+        within=2.5,
+        keep_alive=1.0,
+        streams=6,
+    )
+    try:
+        return {row.check: row for row in await suite.run(wish, lambda row: None)}
+    finally:
+        proxy.fault = Fault()
+
+
+@pytest.mark.parametrize("name", FAULTS)
+async def test_each_fault_is_found_by_the_check_for_it(
+    proxied: tuple[Door, str], here: Site, name: str
+) -> None:
+    fault, check, word = FAULTS[name]
+    vehicle = f"f-{list(FAULTS).index(name)}"
+    row = (await tried(proxied, here, fault, vehicle, check))[check]
+    assert row.verdict == "FAIL", row
+    assert word in row.seen, row
+
+
+async def test_each_of_those_checks_passes_through_the_proxy_without_a_fault(
+    proxied: tuple[Door, str], here: Site
+) -> None:
+    only = {check for _, check, _ in FAULTS.values()}
+    rows = await tried(proxied, here, Fault(), "faultless", *only)
+    assert {check for check, row in rows.items() if row.verdict == "pass"} == only, rows
+
+
+@pytest.mark.parametrize(
+    ("text", "verdict", "word"),
+    [
+        (TURNED, "pass", "1 came"),
+        (b"id: 0-1\n" + TURNED.partition(b"\n\n")[2], "FAIL", "has an id"),
+        (TURNED.partition(b"\n\n")[2], "FAIL", "retry is None"),
+        (TURNED.replace(b"2000", b"60000"), "FAIL", "retry is 60000"),
+        (TURNED + b"event: update\ndata: {}\n\n", "FAIL", "followed by update"),
+        (TURNED.replace(b'"reason"', b'"why"'), "FAIL", "says no reason"),
+    ],
+    ids=["right", "id", "no retry", "long retry", "goes on", "no reason"],
+)
+async def test_a_temporary_failure_is_no_failure_but_its_form_is_judged(
+    proxied: tuple[Door, str], here: Site, text: bytes, verdict: str, word: str
+) -> None:
+    rows = await tried(proxied, here, Unavailable(text), "turned", "resume.query", "errors.unavailable")
+    assert rows["resume.query"].verdict == "not tried", rows
+    assert rows["errors.unavailable"].verdict == verdict, rows
+    assert word in rows["errors.unavailable"].seen, rows
+
+
+async def test_a_check_that_does_not_understand_an_answer_fails(
+    proxied: tuple[Door, str], here: Site
+) -> None:
+    class List(Fault):
+        def answered(self, asked: Asked, answer: Answered) -> None:
+            if asked.path.endswith("limit=100"):
+                answer.body = b'{"vehicles":[{}],"next":null}'
+
+    rows = await tried(proxied, here, List(), "list", "fleet.listed")
+    assert rows["fleet.listed"].verdict == "FAIL", rows
