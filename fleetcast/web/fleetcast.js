@@ -295,8 +295,13 @@ export class Subscription {
     const changed = new Set(Object.keys(content.signals));
     if (kind === "snapshot") for (const path of Object.keys(this.state?.signals ?? {})) changed.add(path);
     const { vehicle, version, updated_at } = content;
-    const signals = kind === "snapshot" ? bare(content.signals) : bare(mergePatch(before.signals, content.signals));
-    this.state = { vehicle, version, updated_at, signals };
+    let { signals } = content;
+    try {
+      if (kind === "update") signals = mergePatch(before.signals, signals);
+    } catch {
+      return told("unreadable: the stream is opened anew", this.#gap("unreadable", null)); // nested without end
+    }
+    this.state = { vehicle, version, updated_at, signals: bare(signals) };
     this.lastId = id;
     if (kind === "update") this.#gaps = 0;
     told("");

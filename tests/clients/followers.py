@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from playwright._impl._driver import compute_driver_executable
-from playwright.async_api import BrowserContext, Route, async_playwright
+from playwright.async_api import BrowserContext, Page, Route, async_playwright
 
 from fleetcast.client import Client, Gap, Grant, Other, Refused, Reset, Snapshot, State, Unavailable, Update
 from tests.servers import short_folder, until
@@ -51,6 +51,7 @@ class Follower:
         self.last_ids: list[str] = []
         self.ages: list[float | None] = []
         self.close: Callable[[], Awaitable[None]]
+        self.page: Page  # in Chromium
 
     def said(self, word: str, state: Any, last_id: str, age: float | None) -> None:
         self.words.append(word)
@@ -213,7 +214,7 @@ def in_chromium(browser: BrowserContext) -> Follow:
         base: str, vehicle: str, *, tickets: bool = False, from_: Any = None, **options: float
     ) -> AsyncIterator[Follower]:
         follower = Follower()
-        page = await browser.new_page()
+        page = follower.page = await browser.new_page()
 
         async def file(route: Route) -> None:
             path = MODULE if route.request.url.endswith("fleetcast.js") else HARNESS

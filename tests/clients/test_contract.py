@@ -139,6 +139,13 @@ async def test_an_update_of_another_vehicle_is_a_gap(play: Play) -> None:
         await follower.says("snapshot 1", "gap", "update 2")
 
 
+async def test_an_update_nested_without_end_is_given_up_for_a_snapshot(play: Play) -> None:
+    deep = update(1, 2, "DEEP").replace('"DEEP"', '{"N":' + '{"a":' * 50_000 + "1" + "}" * 50_001)
+    async with play(stream(snapshot(1), deep), stream(deep), stream(snapshot(2))) as (_server, follower):
+        await follower.says("snapshot 2")
+        assert follower.changes == ["snapshot 1", "gap", "gap fresh", "snapshot 2"]
+
+
 RESET = 'event: reset\ndata: {"reason":"expired","from":"aa-1","to":"aa-9"}'
 
 

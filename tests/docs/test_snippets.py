@@ -1,4 +1,4 @@
-"""What README, docs and CONTRIBUTING say to type works: each command is run against a real platform, each file is loaded or run.
+"""What README, docs and CONTRIBUTING say to type works: each command is run against a real platform, each file is used.
 
 A command is a line of an `sh` block, or of an indented block, that begins with a program's name; what follows it there is
 what it prints. Ports of the defaults become the test's. What cannot be run here is named in NOT_RUN, with the reason.
