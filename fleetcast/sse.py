@@ -54,12 +54,13 @@ def retry(milliseconds: int) -> bytes:
 class Parser:
     """An incremental reader of one stream. Feed chunks in order; `last_id` is what to send as `Last-Event-ID`.
 
-    `retry` is the last reconnection time the stream named, in ms, or None.
+    `retry` is the last reconnection time the stream named, in ms, or None; `comments` counts those seen.
     """
 
     def __init__(self, last_id: str = "") -> None:
         self.last_id = last_id
         self.retry: int | None = None
+        self.comments = 0
         self._decoder = codecs.getincrementaldecoder("utf-8-sig")("replace")
         self._rest = ""
         self._after_cr = False
@@ -98,6 +99,8 @@ class Parser:
             self._id = value
         elif name == "retry" and value.isascii() and value.isdigit() and len(value) <= _DIGITS:
             self.retry = self._retry = int(value)
+        elif not name:
+            self.comments += 1
 
     def _dispatch(self) -> Event | None:
         name, data, retry_ = self._name, self._data, self._retry

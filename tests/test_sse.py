@@ -139,6 +139,15 @@ def test_comments_and_times_are_no_events(milliseconds: int, text: str, cuts: li
     assert read(stream, cuts) == ([], "", milliseconds)
 
 
+@settings(deadline=None)
+@given(st.lists(st.sampled_from([KEEP_ALIVE, comment("x"), event("a", b"{}"), b": a\r:\r"])), CUTS)
+def test_comments_are_counted(pieces: list[bytes], cuts: list[int]) -> None:
+    parser = Parser()
+    for chunk in chunked(b"".join(pieces), cuts):
+        parser.feed(chunk)
+    assert parser.comments == sum(1 + (b"\r" in one) for one in pieces if one.startswith(b":"))
+
+
 def test_the_bytes_of_an_event() -> None:
     assert event("update", b'{"a":1}', "ab-7") == b'id: ab-7\nevent: update\ndata: {"a":1}\n\n'
     assert event("unavailable", b"{}") == b"event: unavailable\ndata: {}\n\n"

@@ -1,34 +1,27 @@
 """`fleetcast tail VEHICLE`: the live state in a terminal, as a phone gets it, through the front door.
 
 On a terminal a table that keeps its place, with the age of each value; elsewhere a line of JSON for each event. It comes
-back by itself, with the last event id, like any client should.
+back by itself, with the last event id: `fleetcast.client` does that.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
-import random
 import signal
 import sys
 from contextlib import suppress
-from datetime import UTC, datetime
 from typing import Any
 
 import httpx2
-import msgspec
 from rich.console import Console, RenderableType
 from rich.live import Live
 from rich.table import Table
 
-from fleetcast import sse
+from fleetcast.client import Client, Following, Gap, Refused, Reset
 from fleetcast.errors import Unusable
 from fleetcast.settings import Settings
 from fleetcast.subjects import is_vehicle
-from fleetcast.update import Snapshot, Update, patched
-
-_SILENCE = 60.0  # seconds; keep-alives come more often
-_BACK = 3000  # ms until it comes back, unless the stream names another time
 
 
 def add_commands(commands: Any) -> None:
@@ -46,107 +39,71 @@ async def run(arguments: argparse.Namespace, settings: Settings) -> int:
     if not is_vehicle(arguments.vehicle):
         raise Unusable("tail: a vehicle id is 1 to 64 of A-Z a-z 0-9 - _")
     front = arguments.front or f"http://{settings.host}:{settings.front_port}"
-    view = _View(arguments.vehicle, arguments.events)
-    following = asyncio.create_task(_follow(f"{front}/v1/{settings.noun}", view))
-    for number in (signal.SIGINT, signal.SIGTERM):
-        asyncio.get_running_loop().add_signal_handler(number, following.cancel)
-    with suppress(asyncio.CancelledError):
-        if sys.stdout.isatty():
-            await _shown(view, following)
-        else:
-            view.line = print
-            await following
+    async with httpx2.AsyncClient(timeout=None, trust_env=False) as http:
+        tail = _Tail(Client(front, noun=settings.noun, http=http).follow(arguments.vehicle), arguments.events)
+        following = asyncio.create_task(tail.follow())
+        for number in (signal.SIGINT, signal.SIGTERM):
+            asyncio.get_running_loop().add_signal_handler(number, following.cancel)
+        try:
+            with suppress(asyncio.CancelledError):
+                await (tail.shown(following) if sys.stdout.isatty() else following)
+        except Refused as error:
+            raise Unusable(f"tail: {front} refuses {arguments.vehicle}: {error}") from error
     return 0
 
 
-class _View:
-    """What is known of the vehicle, and of the stream."""
+class _Tail:
+    """What is known of the vehicle, and how it is shown."""
 
-    def __init__(self, vehicle: str, most: int) -> None:
-        self.vehicle = vehicle
-        self.snapshot: Snapshot | None = None
-        self.state = "connecting"
-        self.events = 0
-        self.line: Any = None
+    def __init__(self, following: Following, most: int) -> None:
+        self._following = following
         self._most = most
+        self._note = ""  # what was lost last
 
-    @property
-    def enough(self) -> bool:
-        return 0 < self._most <= self.events
+    async def follow(self) -> None:
+        """Until there were enough events, if there is a limit."""
+        events = 0
+        async for change in self._following:
+            events += 1
+            if isinstance(change, Reset):
+                self._note = f"reset: {change.reason}"
+            elif isinstance(change, Gap):
+                self._note = "gap"
+            if not sys.stdout.isatty():
+                raw = change.raw
+                print(f'{{"event":"{raw.event}","id":"{raw.id}","data":{raw.data}}}', flush=True)
+            if events == self._most:
+                break
+        await self._following.aclose()
 
-    def on_event(self, event: sse.Event) -> None:
-        """Takes one event in. Raises ValueError if it does not follow what is known."""
-        self.events += 1
-        if self.line is not None:
-            self.line(f'{{"event":"{event.event}","id":"{event.id}","data":{event.data}}}', flush=True)
-        if event.event == "snapshot":
-            self.snapshot = msgspec.json.decode(event.data, type=Snapshot)
-            self.state = "live"
-        elif event.event == "update" and self.snapshot is not None:
-            self.snapshot = patched(self.snapshot, msgspec.json.decode(event.data, type=Update))
-            self.state = "live"
-        elif event.event in ("reset", "unavailable"):
-            self.state = f"{event.event}: {msgspec.json.decode(event.data).get('reason')}"
+    async def shown(self, following: asyncio.Task[None]) -> None:
+        """The table, drawn anew until the task ends."""
+        console = Console()
+        with Live(console=console, screen=True, auto_refresh=False) as live:
+            while not following.done():
+                live.update(self.table(), refresh=True)
+                await asyncio.wait({following}, timeout=0.5)
+        await following
 
     def table(self) -> RenderableType:
         """As it is now."""
-        version = self.snapshot.version if self.snapshot else 0
-        table = Table(
-            title=f"{self.vehicle}   version {version}   {self.state}", box=None, title_justify="left"
-        )
+        now, state = self._following, self._following.state
+        words = [now.vehicle, f"version {state.version if state else 0}", now.status, now.reason, self._note]
+        table = Table(title="   ".join(word for word in words if word), box=None, title_justify="left")
         table.add_column("signal")
         table.add_column("value", justify="right")
         table.add_column("age", justify="right", style="dim")
-        for path, signal_ in sorted((self.snapshot.signals if self.snapshot else {}).items()):
+        for path, signal_ in sorted((state.signals if state else {}).items()):
+            age = _ago(now.age(path))
             # Of a clock that is not believed only that is known.
-            age = f"received {_age(signal_.at)} ago" if signal_.skewed else _age(signal_.at)
-            table.add_row(path, str(signal_.value), age)
+            age = f"received {age} ago" if signal_.get("skewed") else age
+            table.add_row(path, str(state.value(path) if state else ""), age)
         return table
 
 
-def _age(at: str) -> str:
-    seconds = (datetime.now(UTC) - datetime.fromisoformat(at)).total_seconds()
-    return (
-        f"{seconds:.0f} s"
-        if seconds < 120
-        else f"{seconds / 60:.0f} min"
-        if seconds < 7200
-        else f"{seconds / 3600:.0f} h"
-    )
-
-
-async def _follow(things: str, view: _View) -> None:
-    parser = sse.Parser()
-    url = f"{things}/{view.vehicle}/events"
-    async with httpx2.AsyncClient(timeout=httpx2.Timeout(10, read=_SILENCE), trust_env=False) as client:
-        while True:
-            parser = sse.Parser(parser.last_id)
-            headers = {
-                "Accept": sse.MEDIA_TYPE,
-                **({"Last-Event-ID": parser.last_id} if parser.last_id else {}),
-            }
-            try:
-                async with client.stream("GET", url, headers=headers) as answer:
-                    if answer.status_code != 200:
-                        await answer.aread()
-                        raise Unusable(f"tail: {url}: {answer.status_code} {answer.text[:200]}")
-                    view.state = "live" if view.snapshot else "connected"
-                    async for chunk in answer.aiter_raw():
-                        for event in parser.feed(chunk):
-                            view.on_event(event)
-                        if view.enough:
-                            return
-            except httpx2.HTTPError as error:
-                view.state = f"reconnecting ({type(error).__name__})"
-            except ValueError:  # something was missed: a new stream begins with a snapshot
-                parser = sse.Parser()
-            await asyncio.sleep((parser.retry or _BACK) / 1000 * random.uniform(0.5, 1.0))
-
-
-async def _shown(view: _View, following: asyncio.Task[None]) -> None:
-    console = Console()
-    with Live(console=console, screen=True, auto_refresh=False) as live:
-        while not following.done():
-            live.update(view.table(), refresh=True)
-            await asyncio.wait({following}, timeout=0.5)
-    await following
+def _ago(seconds: float | None) -> str:
+    if seconds is None:
+        return ""
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.0f} h"

@@ -1,7 +1,8 @@
 // Where the platform's API is, and what it is asked. What the things are called stands in the page,
 // where the platform fills it in.
 
-import { learn } from "./clock.js";
+import { clock } from "./clock.js";
+import { reasonOf } from "./fleetcast.js";
 
 /** `vehicles` and `vehicle`, or what this platform calls them. */
 export const { many: MANY, one: ONE } = document.documentElement.dataset;
@@ -28,32 +29,14 @@ export async function fleet({ search, after, limit, signals, abort }) {
   return response.json();
 }
 
-/** The address of a vehicle's stream. A new EventSource sends no Last-Event-ID header, so the id goes into the query. */
-export function eventsOf(vehicle, lastId) {
-  const address = `${COLLECTION}/${encodeURIComponent(vehicle)}/events`;
-  return lastId ? `${address}?${new URLSearchParams({ last_event_id: lastId })}` : address;
-}
-
-/** The answer to: is there anything newer than this event id? 304 if not. */
-export function newerThan(vehicle, lastId, abort) {
-  const headers = lastId ? { "If-None-Match": `"${lastId}"` } : {};
-  return ask(`${COLLECTION}/${encodeURIComponent(vehicle)}`, { headers, signal: abort });
-}
-
 /** Asks for next to nothing, to learn the platform's time. */
 export async function askTime() {
   await ask("/static/icon.svg", { method: "HEAD" }).catch(() => undefined);
 }
 
-/** What a problem+json says, or else the status. */
-export async function reasonOf(response) {
-  const problem = await response.json().catch(() => ({}));
-  return problem.detail || problem.title || `status ${response.status}`;
-}
-
 async function ask(address, options) {
   const asked = Date.now();
   const response = await fetch(address, { cache: "no-store", ...options });
-  learn(response, asked);
+  clock.learn(response, asked);
   return response;
 }

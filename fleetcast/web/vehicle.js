@@ -10,8 +10,8 @@ import { ago, as, exactTime, span } from "./format.js";
 import { Log } from "./log.js";
 import { recall, recallList, remember } from "./memory.js";
 import { isCar, MOTION, SPEED } from "./signals.js";
-import { ageOf, valueOf } from "./state.js";
-import { Stream } from "./stream.js";
+import { ageOf, valueOf, viewOf } from "./state.js";
+import { follow } from "./stream.js";
 import { Table } from "./table.js";
 
 const OLD = 90_000; // a vehicle sends once a minute at least: an older value is worth a colour
@@ -63,12 +63,12 @@ export function showVehicle(view, vehicle) {
   let wasLive = false;
   let noteUntil = 0;
 
-  const stream = new Stream(
+  const stream = follow(
     vehicle,
     { state: connection, view: show, lost, event: (event) => log.add(event) },
     remembered,
   );
-  if (remembered) show(remembered.view, "remembered");
+  if (remembered) show(viewOf(remembered.state), "remembered");
   setInterval(tick, 1000);
   window.addEventListener("pagehide", () => remember(vehicle, stream, chart.points));
 
@@ -139,27 +139,27 @@ export function showVehicle(view, vehicle) {
     else setText(part("announce"), before.length && !words.length ? "No more warnings" : "");
   }
 
-  function connection(state, reason) {
+  function connection(state, reason, detail) {
     part("connection").dataset.state = state;
     view.dataset.state = state;
     setText(part("connection-word"), WORDS[state]);
-    const words = why(state, reason);
+    const words = why(state, reason, detail);
     part("why").hidden = !words;
     setText(part("why"), words);
     if (state === "live") wasLive = true;
   }
 
-  function why(state, reason) {
+  function why(state, reason, detail) {
     if (reason === "no answer")
       return `There is no answer. If many tabs show ${MANY}, close some: a browser opens only a few streams to one server.`;
     if (state === "connecting" && reason) return "The stream could not be opened. The page tries again by itself.";
-    if (reason === "unseen")
+    if (state !== "live" && reason === "hidden")
       return "Nobody looked at this page for a while. What happened meanwhile is being caught up.";
     if (state === "reconnecting")
       return "The connection was lost. Shown is what was last known; what happens meanwhile will be caught up.";
     if (state === "unavailable")
-      return `The platform cannot serve this ${ONE} now: the ${reason} does not answer. The page tries again by itself.`;
-    if (state === "refused") return `The platform refuses this stream: ${reason}`;
+      return `The platform cannot serve this ${ONE} now: the ${detail} does not answer. The page tries again by itself.`;
+    if (state === "refused") return `The platform refuses this stream: ${detail}`;
     return "";
   }
 

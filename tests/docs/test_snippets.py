@@ -1,4 +1,4 @@
-"""What README, docs and CONTRIBUTING say to type works: each command is run against a real platform, each file is loaded.
+"""What README, docs and CONTRIBUTING say to type works: each command is run against a real platform, each file is used.
 
 A command is a line of an `sh` block, or of an indented block, that begins with a program's name; what follows it there is
 what it prints. Ports of the defaults become the test's. What cannot be run here is named in NOT_RUN, with the reason.
@@ -11,6 +11,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import signal
 import sqlite3
 import struct
@@ -24,6 +25,8 @@ from typing import NamedTuple
 
 import httpx2
 import pytest
+from playwright._impl._driver import compute_driver_executable
+from playwright.sync_api import expect, sync_playwright
 
 from fleetcast import registry
 from fleetcast import settings as settings_module
@@ -35,7 +38,7 @@ from tests.servers import platform_settings, short_folder
 
 ROOT = Path(__file__).parents[2]
 FILES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "CONTRIBUTING.md"]
-LANGUAGES = {"sh", "python", "toml", "json", "text"}
+LANGUAGES = {"sh", "python", "js", "html", "toml", "json", "text"}
 
 NOT_RUN = {
     "apt-get install -y git make python3 python3-venv ca-certificates": "it changes the machine; `make fresh` runs it",
@@ -44,7 +47,17 @@ NOT_RUN = {
 
 _PROGRAMS = "fleetcast|curl|mosquitto_pub|python3?|make|pytest|apt-get|git|cd|pip|printf|gzip|zstd|kill|docker|node|npm"
 _COMMAND = re.compile(rf"(?:[A-Z_]+=\S+ +)*(?:\.venv/bin/)?(?:{_PROGRAMS}) \S")
+_PROGRAM = re.compile(
+    r"(?:python -u|node) \w+\.(?:py|mjs) my-car"
+)  # an app of the documentation, without an end
 _STREAM_SECONDS = 0.7
+CHROMIUM = (
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+)
 _ENDED = 28  # curl's status when its time is over, as it is for a stream
 
 
@@ -107,12 +120,14 @@ def _is_open(command: str) -> bool:
     return command.endswith("\\")
 
 
-def python_files() -> Mapping[str, str]:
-    """The Python blocks, by the file name that the text before each one ends with."""
+def files() -> Mapping[str, str]:
+    """The blocks of Python, JavaScript and HTML, by the file name that the text before each one ends with."""
     found = {}
     for block in BLOCKS:
-        if block.language == "python" or (not block.language and re.search(r"^def \w+\(", block.text, re.M)):
-            name = re.findall(r"`(\w+\.py)`", block.before)[-1]
+        python = not block.language and re.search(r"^def \w+\(", block.text, re.M)
+        ending = {"python": "py", "js": "mjs", "html": "html"}.get(block.language, "py" if python else "")
+        if ending:
+            name = re.findall(rf"`(\w+\.{ending})`", block.before)[-1]
             assert name not in found, f"{block.file}:{block.line}: {name} is there twice"
             found[name] = block.text + "\n"
     return found
@@ -133,11 +148,9 @@ class Ground:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        modules = {n.removesuffix(".py"): t for n, t in python_files().items() if not n.startswith("test_")}
-        forms = [name for name, text in modules.items() if "DECODER = " in text]
+        modules = {n.removesuffix(".py"): t for n, t in files().items() if n.endswith(".py")}
+        forms = [name for name, text in modules.items() if "\nDECODER = " in text]
         rules = [name for name, text in modules.items() if "def enrich(" in text]
-        for name, text in {**python_files(), "breaks.py": BREAKS}.items():
-            (folder / name).write_text(text)
         self.settings = platform_settings(
             folder / "d",
             spare=1,
@@ -148,9 +161,15 @@ class Ground:
             decoders=(*Settings().decoders, *forms),
         )
         (folder / "t.toml").write_text(dump(self.settings))
+        for name, text in {**files(), "breaks.py": BREAKS}.items():
+            (folder / name).write_text(self.ported(text))
+        (folder / "bin").mkdir()
+        (folder / "bin/node").symlink_to(
+            compute_driver_executable()[0]
+        )  # what Playwright brings: there everywhere
         (folder / ".venv").symlink_to(sys.prefix)
         own = {name: text for name, text in os.environ.items() if not name.startswith("FLEETCAST_")}
-        path = f"{sys.prefix}/bin:{own.get('PATH', '')}"
+        path = f"{sys.prefix}/bin:{folder}/bin:{own.get('PATH', '')}"
         self.environment = {**own, "PATH": path, "FLEETCAST_CONFIG": str(folder / "t.toml")}
         self.front = f"http://127.0.0.1:{self.settings.front_port}"
         self.ingest = f"http://127.0.0.1:{self.settings.ingest_port}"
@@ -175,14 +194,16 @@ class Ground:
         answer = httpx2.post(f"{self.ingest}/v1/vehicles/{vehicle}/packets", json=packet)
         assert answer.status_code == 202, answer.text
 
-    def adapted(self, command: str) -> str:
-        """With the test's ports; what would not end is given an end."""
+    def ported(self, text: str) -> str:
+        """With the test's ports."""
         known = {8080: self.settings.front_port, 8081: self.settings.ingest_port}
         known |= {8086: self.settings.haproxy_port, 1883: self.settings.mqtt_port}
         known |= {8070 + number: self.settings.admin_port + min(number, 2) for number in range(5)}
-        command = re.sub(
-            r"(?<=127\.0\.0\.1:)(\d+)", lambda found: str(known.get(int(found[1]), found[1])), command
-        )
+        return re.sub(r"(?<=127\.0\.0\.1:)(\d+)", lambda found: str(known.get(int(found[1]), found[1])), text)
+
+    def adapted(self, command: str) -> str:
+        """With the test's ports; what would not end is given an end."""
+        command = self.ported(command)
         command = re.sub(r"(?<=-p )1883\b", str(self.settings.mqtt_port), command)
         if re.search(r"\bcurl\b", command):
             ending = f" --max-time {_STREAM_SECONDS}" if re.search(r"\bcurl -\w*N", command) else ""
@@ -246,6 +267,9 @@ def test_each_command_works(ground: Ground, path: Path) -> None:
             ):  # the platform is that
                 continue
             where = f"{block.file}:{block.line}: {command}"
+            if _PROGRAM.fullmatch(command):
+                follows(ground, command, where)
+                continue
             if "pytest " in command:  # those there are; not to be run twice
                 done = ground.run(f"{command} --collect-only", ROOT)
             else:
@@ -264,10 +288,55 @@ def test_each_command_works(ground: Ground, path: Path) -> None:
                 assert done.returncode == 0, said
 
 
+def follows(ground: Ground, command: str, where: str) -> None:
+    """The program says what the car sends, as it sends it; then it is ended."""
+    vehicle = re.sub(r"\W", "-", command)
+    ground.send(vehicle, {"Vehicle.Speed": 42.5}, 1)
+    log = ground.folder / f"{vehicle}.log"
+    with log.open("w") as output:
+        process = subprocess.Popen(
+            command.replace("my-car", vehicle).split(),
+            cwd=ground.folder,
+            env=ground.environment,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+        )
+    try:
+        wait_for(lambda: process.poll() is not None or "42.5" in log.read_text())
+        ground.send(vehicle, {"Vehicle.Speed": 71.25}, 2)
+        wait_for(lambda: process.poll() is not None or "71.25" in log.read_text())
+        assert process.poll() is None, f"{where}\n{log.read_text()}"
+    finally:
+        process.kill()
+        process.wait()
+
+
+def test_the_page_of_the_documentation_shows_the_car(ground: Ground) -> None:
+    chromium = shutil.which("chromium")
+    assert chromium is not None, "chromium is missing; `make setup-test` installs it"
+    ground.send("shown", {"Vehicle.Speed": 42.5}, 1)
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, headless=True, args=CHROMIUM)
+        page = browser.new_page()
+        errors: list[str] = []
+        page.on("pageerror", lambda error: errors.append(str(error)))
+        page.route("**/car.html*", lambda route: route.fulfill(path=ground.folder / "car.html"))
+        page.goto(f"{ground.front}/car.html?vehicle=shown")
+        expect(page.locator("#speed")).to_have_text("42.5", timeout=30_000)
+        expect(page.locator("#status")).to_have_text("live", timeout=30_000)
+        expect(page.locator("#age")).to_contain_text("s ago", timeout=30_000)
+        ground.send("shown", {"Vehicle.Speed": 71.25}, 2)
+        expect(page.locator("#speed")).to_have_text("71.25", timeout=30_000)
+        assert errors == []
+        browser.close()
+
+
 def test_what_is_not_run_is_still_there() -> None:
     every = {command for block in BLOCKS if block.language in ("sh", "") for command in commands(block)}
     assert NOT_RUN.keys() <= every
     assert len(every) > 20
+    assert {command.split()[0] for command in every if _PROGRAM.fullmatch(command)} == {"python", "node"}
 
 
 def test_each_other_block_can_be_read(tmp_path: Path) -> None:
