@@ -26,7 +26,7 @@ from backports import zstd
 from bench.cars import Bodies, keep_saying, listen, say, vehicle
 from bench.cars import Options as Packets
 from bench.stats import Records
-from fleetcast.proof.mqtt import connect_packet, publish_packet
+from fleetcast.mqtt_line import connect_packet, publish_packet
 
 Door = Literal["http", "mqtt"]
 

@@ -16,9 +16,9 @@ import time
 
 import msgspec
 
+from fleetcast.mqtt_line import MqttLine
 from fleetcast.proof.client import Line
 from fleetcast.proof.drivers import Driver
-from fleetcast.proof.mqtt import MqttLine
 from fleetcast.proof.packets import body
 
 _TIMEOUT = 10.0

@@ -141,7 +141,6 @@ async def run(args: argparse.Namespace) -> int:
         loop.add_signal_handler(number, stop.set)
     if args.seconds > 0:
         loop.call_later(args.seconds, stop.set)
-    loop.set_exception_handler(handled)
     acked: list[Acked] = []
     totals = Totals()
     screen = _Screen(args.json, acked, totals, stop)
@@ -166,12 +165,6 @@ def _allow_files(count: int) -> None:
         resource.setrlimit(
             resource.RLIMIT_NOFILE, (count if hard == resource.RLIM_INFINITY else min(count, hard), hard)
         )
-
-
-def handled(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-    """aiomqtt registers a socket for writing a turn later; one that was closed in that turn is no news."""
-    if not (isinstance(context.get("exception"), OSError) and "add_writer" in context["message"]):
-        loop.default_exception_handler(context)
 
 
 def _wrong(error: Exception) -> int:

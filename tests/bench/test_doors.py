@@ -17,9 +17,9 @@ from fleetcast import ingest, natsserver
 from fleetcast.clock import SystemClock
 from fleetcast.decode import load as load_decoders
 from fleetcast.jetstream import Connection, connect, provision, stream_info
+from fleetcast.mqtt_line import MqttLine
 from fleetcast.nats_queue import NatsQueue
 from fleetcast.packet import JSON, NDJSON
-from fleetcast.proof.mqtt import MqttLine
 from fleetcast.settings import Settings
 from fleetcast.subjects import PACKETS
 from tests.servers import Server, http_server, until

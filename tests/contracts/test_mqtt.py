@@ -247,7 +247,7 @@ async def test_what_was_acknowledged_outlives_kills(
         seq = 1
         while not stop.is_set():
             message = car.publish("vehicles/car-1/packets", packet("car-1", seq, 20_000), qos=1)
-            message.wait_for_publish(20)
+            message.wait_for_publish(60)
             assert message.is_published()
             acked.add(seq)
             seq += 1
@@ -256,7 +256,7 @@ async def test_what_was_acknowledged_outlives_kills(
 
     driving = asyncio.create_task(asyncio.to_thread(drive))
     for _ in range(3):
-        await until(partial(lambda due: len(acked) >= due, len(acked) + 30))
+        await until(partial(lambda due: len(acked) >= due, len(acked) + 30), "packets are acknowledged", 60)
         await door.kill()
         await door.start()
     await until(partial(lambda due: len(acked) >= due, len(acked) + 1))

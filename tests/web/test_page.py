@@ -248,7 +248,7 @@ async def test_ages_count_up_by_themselves(browser: BrowserContext, here: Site) 
 
 
 async def test_the_age_of_an_old_value_says_so(browser: BrowserContext, here: Site) -> None:
-    await send(here, "old", 1, {SPEED: 10.0}, sent_at="2020-01-01T00:00:00.000Z")
+    await send(here, "old", 1, {SPEED: 10.0}, sent_at="2025-06-01T00:00:00.000Z")
     await here.reaches("old", 1)
     async with showing(browser, vehicle_page(here.url, "old")) as page:
         await expect(page.locator(f".speed > [data-age='{SPEED}']")).to_contain_text("days ago")

@@ -8,7 +8,7 @@ import pytest
 
 from fleetcast import natsserver
 from fleetcast.jetstream import connect, provision
-from fleetcast.proof.mqtt import MqttLine
+from fleetcast.mqtt_line import MqttLine
 from fleetcast.settings import Settings
 from fleetcast.subjects import PACKETS
 from tests.servers import Server, until
