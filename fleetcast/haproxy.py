@@ -140,6 +140,10 @@ frontend front
     bind {settings.host}:{settings.front_port}
     # Ours alone to set: the edge strips them as well.
     http-request del-header grip- -m beg
+    # EventSource sets no headers, so a ticket stands in the query. From here on it is a header: logs hold queries.
+    acl ticket urlp(ticket) -m found
+    http-request set-header Authorization "Ticket %[urlp(ticket)]" if ticket
+    http-request set-query "%[query,regsub('(^|&)ticket=[^&]*','',g),regsub('^&','')]" if ticket
     acl events path_end /events
     http-request lua.pace if events
     http-request reject if events !{{ var(txn.paced) -m found }}

@@ -262,6 +262,8 @@ class Platform:
         makers: dict[str, Callable[[], str]] = {"sig_key": partial(secrets.token_urlsafe, 32)}
         if self.settings.mqtt_identity:
             makers |= {"nats_password": partial(secrets.token_urlsafe, 32), "nats_seed": new_seed}
+        if self.settings.app_keys:
+            makers |= {"ticket_key": partial(secrets.token_urlsafe, 32)}
         found = {"nats_log": self.settings.nats_log or str(self.supervisor.log("nats-server"))}
         for name, make in makers.items():
             kept = self._folder / name
@@ -291,7 +293,7 @@ class Platform:
         )
         await asyncio.gather(*(self.well(name) for name in roles))
         closed = f"{self.url}/v1/{self.settings.noun}/ready"
-        await self.wait("haproxy", partial(probes.http, closed, 404))
+        await self.wait("haproxy", partial(probes.http, closed, 401 if self.settings.app_keys else 404))
 
     def prepared(self, name: str) -> Program:
         """What runs under this name, its own configuration written anew."""

@@ -13,6 +13,7 @@ import signal
 import sys
 from contextlib import suppress
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import httpx2
@@ -38,6 +39,7 @@ def add_commands(commands: Any) -> None:
     sub.add_argument("vehicle", metavar="VEHICLE")
     sub.add_argument("--front", metavar="URL", help="the front door, if not that of the settings")
     sub.add_argument("--events", type=int, default=0, metavar="N", help="end after so many events")
+    sub.add_argument("--token", type=Path, metavar="FILE", help="of an app token; read anew at each return")
     sub.set_defaults(run=run)
 
 
@@ -47,7 +49,8 @@ async def run(arguments: argparse.Namespace, settings: Settings) -> int:
         raise Unusable("tail: a vehicle id is 1 to 64 of A-Z a-z 0-9 - _")
     front = arguments.front or f"http://{settings.host}:{settings.front_port}"
     view = _View(arguments.vehicle, arguments.events)
-    following = asyncio.create_task(_follow(f"{front}/v1/{settings.noun}", view))
+    _credentials(arguments.token)
+    following = asyncio.create_task(_follow(f"{front}/v1/{settings.noun}", view, arguments.token))
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, following.cancel)
     with suppress(asyncio.CancelledError):
@@ -57,6 +60,19 @@ async def run(arguments: argparse.Namespace, settings: Settings) -> int:
             view.line = print
             await following
     return 0
+
+
+def _credentials(token: Path | None) -> dict[str, str]:
+    """From a file, so that no list of processes shows it."""
+    if token is None:
+        return {}
+    try:
+        text = token.read_text().strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise Unusable(f"--token: {token}: {getattr(error, 'strerror', None) or 'not a text'}") from None
+    if not text.isascii() or not text or any(character.isspace() for character in text):
+        raise Unusable(f"--token: {token}: holds no token")
+    return {"Authorization": f"Bearer {text}"}
 
 
 class _View:
@@ -115,7 +131,7 @@ def _age(at: str) -> str:
     )
 
 
-async def _follow(things: str, view: _View) -> None:
+async def _follow(things: str, view: _View, token: Path | None) -> None:
     parser = sse.Parser()
     url = f"{things}/{view.vehicle}/events"
     async with httpx2.AsyncClient(timeout=httpx2.Timeout(10, read=_SILENCE), trust_env=False) as client:
@@ -123,6 +139,7 @@ async def _follow(things: str, view: _View) -> None:
             parser = sse.Parser(parser.last_id)
             headers = {
                 "Accept": sse.MEDIA_TYPE,
+                **_credentials(token),
                 **({"Last-Event-ID": parser.last_id} if parser.last_id else {}),
             }
             try:
