@@ -47,6 +47,8 @@ _ANSWERS = 2.0  # seconds that a resolver has
 _AT_ONCE = 32
 _MOST_ASKED = 512  # of a resolver, for one page of the fleet
 _FLEETS_SECONDS = 3.0
+_SHARE = 10  # reading all of a large registry takes at most a tenth of the time
+_SOON = 0.25
 _EVERYTHING = "*"
 _NONE = "-"
 _BY_CLAIM, _BY_RESOLVER, _BY_FLEET = "v", "r", "f-"
@@ -155,6 +157,9 @@ _NOBODY = Rights("", "", 0.0, math.inf, True, (), (), {})  # noqa: FBT003 - ever
 class Open:
     """Without keys: everybody sees everything."""
 
+    cache = "no-cache"
+    """The Cache-Control of a latest state."""
+
     async def who(self, headers: Headers) -> Rights:
         """Asks for nothing."""
         return _NOBODY
@@ -179,6 +184,8 @@ class Open:
 
 class Guarded(Open):
     """With keys: each request shows a token, a ticket, or the cookie of a session."""
+
+    cache = "private, no-cache"
 
     def __init__(
         self,
@@ -376,17 +383,17 @@ class Fleets:
         self._registry = registry
         self._clock = clock
         self._stamp = ""
-        self._looked = -_FLEETS_SECONDS
+        self._next = 0.0
         self._fleets: dict[str, set[str]] = {}
         self._reading: asyncio.Task[None] | None = None
 
     async def of(self, fleet: str) -> set[str]:
         """Raises Unavailable if they are not known yet. While they are read anew, they are as they were."""
-        if self._reading is None and self._clock.monotonic() - self._looked >= _FLEETS_SECONDS:
+        if self._reading is None and self._clock.monotonic() >= self._next:
             self._reading = asyncio.create_task(self._read())
             self._reading.add_done_callback(self._done)
         if self._reading is not None:
-            await asyncio.wait({self._reading}, timeout=_ANSWERS)
+            await asyncio.wait({self._reading}, timeout=_SOON if self._stamp else _ANSWERS)
         if not self._stamp:
             raise Unavailable("the registry's fleets are not known yet")
         return self._fleets.get(fleet, set())
@@ -397,6 +404,7 @@ class Fleets:
             log.warning("the registry's fleets cannot be read", error=str(error))
 
     async def _read(self) -> None:
+        began = self._clock.monotonic()
         stamp = await self._registry.stamp()
         if stamp != self._stamp:
             fleets: dict[str, set[str]] = {}
@@ -404,7 +412,8 @@ class Fleets:
                 for fleet in vehicle.fleets:
                     fleets.setdefault(fleet, set()).add(vehicle.vehicle)
             self._fleets, self._stamp = fleets, stamp
-        self._looked = self._clock.monotonic()
+        now = self._clock.monotonic()
+        self._next = now + max(_FLEETS_SECONDS, _SHARE * (now - began))
 
 
 def _shown(headers: Headers) -> tuple[str, str]:
@@ -427,6 +436,14 @@ def _refused(reason: str, detail: str, status: int = 401) -> Unproven:
 def _holds(ordered: Sequence[str], one: str) -> bool:
     at = bisect_left(ordered, one)
     return at < len(ordered) and ordered[at] == one
+
+
+def check(settings: Settings) -> None:
+    """Raises Unusable if the keys or the resolver that the settings name will not do."""
+    if settings.app_keys:
+        KeyFile(Path(settings.app_keys), "app_keys")
+    if settings.app_resolver:
+        load_resolver(settings.app_resolver)
 
 
 def load_resolver(name: str) -> Resolve:

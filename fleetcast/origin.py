@@ -115,7 +115,10 @@ class Origin:
         if state.version == 0:
             metrics.LATEST.labels("404").inc()
             raise Refuse(404, "No such id", f"{vehicle} has never sent a packet")
-        headers = {"ETag": f'"{event_id(epoch, state.version, state.life)}"', "Cache-Control": "no-cache"}
+        headers = {
+            "ETag": f'"{event_id(epoch, state.version, state.life)}"',
+            "Cache-Control": self._access.cache,
+        }
         wanted = [tag.strip().removeprefix("W/") for tag in _list(request, "if-none-match")]
         if headers["ETag"] in wanted or "*" in wanted:
             metrics.LATEST.labels("304").inc()

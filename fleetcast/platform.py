@@ -21,7 +21,19 @@ from typing import IO, Any
 import httpx2
 import msgspec
 
-from fleetcast import admission, auth, decode, enrich, haproxy, machine, natsserver, probes, pushpin, rolling
+from fleetcast import (
+    access,
+    admission,
+    auth,
+    decode,
+    enrich,
+    haproxy,
+    machine,
+    natsserver,
+    probes,
+    pushpin,
+    rolling,
+)
 from fleetcast.draining import Balancer
 from fleetcast.errors import NotReady, Unavailable, Unusable
 from fleetcast.fulldisk import FullDisk
@@ -222,6 +234,7 @@ class Platform:
         enrich.load(self.settings.enrichers)
         decode.load(self.settings.decoders)
         auth.identity(self.settings)
+        access.check(self.settings)
         admission.tls_context(self.settings)
         for folder in ("nats", "run", "log"):
             (self._folder / folder).mkdir(parents=True, exist_ok=True)

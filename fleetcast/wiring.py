@@ -176,8 +176,7 @@ async def run_origin(settings: Settings, seams: Seams = _AS_THEY_ARE) -> None:
         raise Unusable(
             "sig_key: missing; an origin must know the key by which the edge signs (setting sig_key)"
         )
-    if settings.app_resolver:
-        access.load_resolver(settings.app_resolver)
+    access.check(settings)
     connection = await _connected(settings, "origin")
     live = NatsLive(connection, settings)
     guard, following = await _guard(settings, connection, seams.clock)
