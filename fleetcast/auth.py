@@ -1,6 +1,7 @@
 """Which vehicle this is: by a token (JWT) or by the subject of a client certificate. The same for HTTP and for MQTT.
 
 In: a token, or a certificate that TLS has verified. Out: the vehicle and until when that holds, or `Unproven` with the reason.
+`Tokens` is the part that apps' tokens are checked by as well (`access`).
 A signature's algorithm follows from the key alone, never from the token, so a public key is never taken for a secret. Nothing
 here logs or repeats any part of a token.
 """
@@ -9,9 +10,10 @@ from __future__ import annotations
 
 import re
 import time
+from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 import jwt
 import msgspec
@@ -75,24 +77,40 @@ class Key(NamedTuple):
     kid: str
 
 
-class Identity:
-    """What is known of credentials: the keys of tokens, and whether certificates count."""
-
-    def __init__(self, keys: KeyFile | None, issuer: str = "", audience: str = "") -> None:
-        self._keys = keys
-        self._issuer, self._audience = issuer, audience
-        self._seen: dict[str, Proof] = {}
-        self._seen_by: tuple[Key, ...] = ()
+class Ends(Protocol):
+    """What a token proves, until some time."""
 
     @property
-    def takes_tokens(self) -> bool:
-        """Whether a token can prove anything."""
-        return self._keys is not None
+    def until(self) -> float:
+        """Seconds since 1970."""
 
-    def by_token(self, token: str) -> Proof:
+
+P = TypeVar("P", bound=Ends)
+
+
+class Tokens(Generic[P]):
+    """What tokens prove that are signed by one of the keys and hold now: `read` makes it of their claims, or raises Unproven.
+
+    `sub` and `exp` are always among the claims.
+    """
+
+    def __init__(
+        self,
+        keys: KeyFile,
+        read: Callable[[dict[str, Any]], P],
+        issuer: str = "",
+        audience: str = "",
+        most: int = _MOST_SEEN,
+    ) -> None:
+        self._keys = keys
+        self._read = read
+        self._issuer, self._audience = issuer, audience
+        self._most = most
+        self._seen: dict[str, P] = {}
+        self._seen_by: tuple[Key, ...] = ()
+
+    def proof(self, token: str) -> P:
         """Raises Unproven."""
-        if self._keys is None:
-            raise Unproven("unexpected", "tokens are not taken here")
         if len(token) > _LONGEST:
             raise Unproven("malformed", f"the token is longer than {_LONGEST} characters")
         keys = self._keys.current()
@@ -101,16 +119,16 @@ class Identity:
         known = self._seen.get(token)
         if known is None or known.until + LEEWAY <= time.time():
             known = self._verified(token, keys)
-            if len(self._seen) >= _MOST_SEEN:
+            if len(self._seen) >= self._most:
                 self._seen.clear()
             self._seen[token] = known
         return known
 
-    def _verified(self, token: str, keys: tuple[Key, ...]) -> Proof:
+    def _verified(self, token: str, keys: tuple[Key, ...]) -> P:
         failed: Unproven | None = None
         for key in _candidates(keys, token):
             try:
-                return self._read(token, key)
+                return self._read(self._claims(token, key))
             except Unproven as why:
                 if why.reason != "signature":
                     raise
@@ -118,7 +136,7 @@ class Identity:
         assert failed is not None
         raise failed
 
-    def _read(self, token: str, key: Key) -> Proof:
+    def _claims(self, token: str, key: Key) -> dict[str, Any]:
         try:
             claims = jwt.decode(
                 token,
@@ -133,16 +151,38 @@ class Identity:
                     "verify_iss": bool(self._issuer),
                 },
             )
-            until = float(claims["exp"])
+            claims["exp"] = float(claims["exp"])
         except jwt.PyJWTError as error:
             raise Unproven(
                 *_WHY.get(type(error), ("malformed", "the token is no JWT of these claims"))
             ) from None
         except (ValueError, TypeError, OverflowError, RecursionError, AttributeError):
             raise Unproven("malformed", "the token is no JWT of these claims") from None
-        if not is_vehicle(claims["sub"]):
-            raise Unproven("claims", "the token's sub is no vehicle id")
-        return Proof(claims["sub"], until)
+        return claims
+
+
+def _vehicle_of(claims: dict[str, Any]) -> Proof:
+    if not is_vehicle(claims["sub"]):
+        raise Unproven("claims", "the token's sub is no vehicle id")
+    return Proof(claims["sub"], claims["exp"])
+
+
+class Identity:
+    """What is known of credentials: the keys of tokens, and whether certificates count."""
+
+    def __init__(self, keys: KeyFile | None, issuer: str = "", audience: str = "") -> None:
+        self._tokens = None if keys is None else Tokens(keys, _vehicle_of, issuer, audience)
+
+    @property
+    def takes_tokens(self) -> bool:
+        """Whether a token can prove anything."""
+        return self._tokens is not None
+
+    def by_token(self, token: str) -> Proof:
+        """Raises Unproven."""
+        if self._tokens is None:
+            raise Unproven("unexpected", "tokens are not taken here")
+        return self._tokens.proof(token)
 
     def by_certificate(self, pem: str, now: float | None = None) -> Proof:
         """Of a certificate that TLS has verified against `vehicle_ca`. Raises Unproven."""
@@ -190,11 +230,14 @@ def _subject(pem: str) -> tuple[str | None, float]:
 
 
 class KeyFile:
-    """The keys in a file, read again when it changes. A file that became unusable leaves the keys as they were."""
+    """The keys in a file, read again when it changes. A file that became unusable leaves the keys as they were.
 
-    def __init__(self, path: Path) -> None:
+    `setting` is the one that names it.
+    """
+
+    def __init__(self, path: Path, setting: str = "vehicle_keys") -> None:
         """Raises Unusable if there is none, or no key in it."""
-        self._path = path
+        self._path, self._setting = path, setting
         self._seen = self._stamp()
         self._keys = self._load()
 
@@ -206,9 +249,11 @@ class KeyFile:
             try:
                 self._keys = self._load()
             except Unusable as why:
-                log.error("vehicle_keys became unusable; the keys before stay", error=str(why))
+                log.error("keys became unusable; those before stay", setting=self._setting, error=str(why))
             else:
-                log.info("vehicle_keys were read again", path=str(self._path), keys=len(self._keys))
+                log.info(
+                    "keys were read again", setting=self._setting, path=str(self._path), keys=len(self._keys)
+                )
         return self._keys
 
     def _stamp(self) -> tuple[int, ...]:
@@ -222,11 +267,11 @@ class KeyFile:
         try:
             data = self._path.read_bytes()
         except OSError as error:
-            raise Unusable(f"vehicle_keys: {self._path}: {error.strerror}") from None
+            raise Unusable(f"{self._setting}: {self._path}: {error.strerror}") from None
         try:
             return read_keys(data, secret=self._path.suffix == ".secret")
         except Unusable as why:
-            raise Unusable(f"vehicle_keys: {self._path}: {why}") from None
+            raise Unusable(f"{self._setting}: {self._path}: {why}") from None
 
 
 def read_keys(data: bytes, *, secret: bool) -> tuple[Key, ...]:

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import datetime as dt
 import ipaddress
+import secrets
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import jwt
@@ -38,6 +40,8 @@ class DevelopmentPki:
         """Raises Unusable if the folder cannot be written to, or holds something else."""
         self.token_key = folder / "token-key.pem"
         self.vehicle_keys = folder / "vehicle-keys.pem"
+        self.app_token_key = folder / "app-token-key.pem"
+        self.app_keys = folder / "app-keys.pem"
         self.ca, self._ca_key = folder / "ca.pem", folder / "ca-key.pem"
         self.server, self.server_key = folder / "server.pem", folder / "server-key.pem"
         try:
@@ -55,15 +59,33 @@ class DevelopmentPki:
         body = {"sub": vehicle, "iat": now, "exp": now + int(days * _DAY), **claims}
         return jwt.encode(body, _read(self.token_key), algorithm="ES256")
 
+    def app_token(self, user: str, vehicles: Sequence[str], seconds: float, **claims: object) -> str:
+        """An app's, by a key of its own; `claims` may add `iss`, `aud`, `fleets`, and others."""
+        now = int(time.time())
+        body = {
+            "sub": user,
+            "jti": secrets.token_hex(8),
+            "iat": now,
+            "exp": now + int(seconds),
+            "vehicles": list(vehicles),
+            **claims,
+        }
+        return jwt.encode(body, _read(self.app_token_key), algorithm="ES256")
+
     def certificate(self, vehicle: str, days: float, into: Path) -> tuple[Path, Path]:
         """The vehicle's certificate and its key, as files in this folder."""
         return self._issue(vehicle, days, into / f"{vehicle}.pem", into / f"{vehicle}-key.pem", client=True)
 
     def _make(self) -> None:
-        if not self.vehicle_keys.exists():
-            key = _new(self.token_key)
-            public = key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
-            write(self.vehicle_keys, public.decode())
+        for private, public in (
+            (self.token_key, self.vehicle_keys),
+            (self.app_token_key, self.app_keys),
+        ):
+            if not public.exists():
+                made_public = _new(private).public_key()
+                write(
+                    public, made_public.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode()
+                )
         if not self.ca.exists():
             key = _new(self._ca_key)
             name = _name("fleetcast development CA")

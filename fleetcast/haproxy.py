@@ -165,6 +165,10 @@ frontend front
     http-request set-var(txn.url) url,length
     {_LONG_HEAD} if {{ req.hdrs,length,add(txn.url) gt {_LONGEST_HEAD} }}
     {_LONG_HEAD} if {{ req.fhdr_cnt gt {_MOST_HEADERS} }}
+    # EventSource sets no headers, so a ticket stands in the query. From here on it is a header: logs hold queries.
+    acl ticket urlp(ticket) -m found
+    http-request set-header Authorization "Ticket %[urlp(ticket)]" if ticket
+    http-request set-query "%[query,regsub('(^|&)ticket=[^&]*','',g),regsub('^&','')]" if ticket
     acl events path_end /events
     http-request lua.pace if events
     http-request reject if events !{{ var(txn.paced) -m found }}

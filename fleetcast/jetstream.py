@@ -33,12 +33,14 @@ from fleetcast.subjects import (
     REGISTRY,
     REJECTED,
     RESTORING,
+    REVOKED,
     commit_subject,
     partition_consumer,
     partition_filter,
     put_subjects,
     queue_transform,
     registry_subject,
+    revoked_subject,
     state_subject,
     update_subject,
 )
@@ -405,6 +407,15 @@ def registry_config(settings: Settings) -> dict[str, Any]:
     }
 
 
+def revoked_config(settings: Settings) -> dict[str, Any]:
+    """A KV bucket whose entries end by themselves: who may not see anything more, though the token says so."""
+    return registry_config(settings) | {
+        "name": REVOKED,
+        "subjects": [revoked_subject(">")],
+        "allow_msg_ttl": True,
+    }
+
+
 class Generation(msgspec.Struct, frozen=True):
     """Which packet stream and which LIVE these are. `name` is another one after either was restored or made anew.
 
@@ -485,6 +496,7 @@ async def make_streams(connection: Connection, settings: Settings) -> None:
             )
     await _stream(connection, rejected_config(settings))
     await _stream(connection, registry_config(settings))
+    await _stream(connection, revoked_config(settings))
     info = await stream_info(connection, LIVE)
     epoch = new_epoch() if info is None else epoch_of(info)
     made = await _stream(

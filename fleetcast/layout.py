@@ -47,6 +47,7 @@ FIXED = frozenset(
         "origins",
         "partitions",
         "sig_key",
+        "ticket_key",
         "keep_alive",
         "new_streams",
         "edge_connections",

@@ -95,3 +95,18 @@ TURNED_AWAY = Counter(
 NOT_THROUGH_EDGE = Counter(
     "fleetcast_not_through_edge_total", "Requests without the edge's signature: someone goes round it"
 )
+# Refused rising by `expired` is apps that do not renew their tokens in time; by `other`, an app that asks for what it may not
+# see; by `signature` or `key`, keys that were changed on one side only, or somebody who tries. Ended follows the tokens' life.
+UNSEEN = Counter(
+    "fleetcast_unseen_total", "Apps turned away: not identified, or may not see this vehicle", ["reason"]
+)
+ENDED = Counter(
+    "fleetcast_ended_total",
+    "Streams that the next link ended: credential over, revoked, or without the right",
+    ["reason"],
+)
+CLOSED = Counter(
+    "fleetcast_closed_channels_total",
+    "Channels by which consume closed streams: expired, revoked",
+    ["reason"],
+)

@@ -4,22 +4,22 @@
     GET /v1/vehicles                     the vehicles, by id: ?search=, after=, limit=, signals=
     GET /v1/vehicles/{vehicle}           the latest state, with ETag; also the article's polling endpoint
     GET /v1/vehicles/{vehicle}/events    SSE: snapshot, or with Last-Event-ID the updates since; then held by the edge
+    POST /v1/tickets, /v1/session        with a token: what opens streams where headers cannot be set (`tickets`)
     GET /next/{link}                     the edge asks: what follows the ids it has?
 
 "vehicles" in the addresses is the setting `noun`.
 
-Every request must carry the edge's signature. A stream that cannot be served now is answered 200 with an `unavailable` event,
-because a browser's EventSource gives up for good on any other status.
+Every request must carry the edge's signature, and with keys (`access`) show, before all else, that it may see what it asks
+for. A stream that cannot be served now is answered 200 with an `unavailable` event, because a browser's EventSource gives up
+for good on any other status; one that is refused is 401 or 403, which trying again cannot mend.
 """
 
 from __future__ import annotations
 
 import asyncio
 import random
-from bisect import bisect
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
-from itertools import islice
 
 import msgspec
 import structlog
@@ -31,7 +31,8 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from fleetcast import metrics, page, sse
+from fleetcast import metrics, page, sse, tickets
+from fleetcast.access import Guarded, Open, Seen
 from fleetcast.clock import Clock, SystemClock
 from fleetcast.errors import Refuse, Unavailable
 from fleetcast.health import on_bug, on_http_exception, on_refuse, problem
@@ -66,8 +67,11 @@ _NO_STORE = {"Cache-Control": "no-store"}
 class Origin:
     """The handlers, over the live seam and the edge's own headers."""
 
-    def __init__(self, live: Live, settings: Settings, hold: Hold, last_ids: LastIds, clock: Clock) -> None:
+    def __init__(
+        self, live: Live, settings: Settings, hold: Hold, last_ids: LastIds, clock: Clock, access: Open
+    ) -> None:
         self._live = live
+        self._access = access
         self._settings = settings
         self._hold = hold
         self._last_ids = last_ids
@@ -76,20 +80,20 @@ class Origin:
         self._vehicles: tuple[Sequence[str], float] = ((), -_VEHICLES_SECONDS)
 
     async def fleet(self, request: Request) -> Response:
-        """A page of the fleet, each vehicle with the signals asked for; `next` is where the page after it begins."""
+        """A page of what may be seen of the fleet, each vehicle with the signals asked for; `next` begins the one after."""
+        who = await self._access.who(request.headers)
         search, after = request.query_params.get("search", ""), request.query_params.get("after", "")
         limit = request.query_params.get("limit", "50")
         if not limit.isascii() or not limit.isdigit() or len(limit) > 3 or not 1 <= int(limit) <= _MOST:
             raise Refuse(400, "Bad limit", f"limit is 1 to {_MOST}")
         wanted = [path for path in request.query_params.get("signals", "").split(",") if path]
         everyone = await self._all_vehicles()
-        found = list(islice((v for v in everyone[bisect(everyone, after) :] if search in v), int(limit) + 1))
-        shown = found[: int(limit)]
+        shown, following = await self._access.page(who, everyone, after, search, int(limit))
         states = await asyncio.gather(*(self._live.latest(vehicle) for vehicle in shown))
         body = {
             # A version 0 is of one that was forgotten since the ids were read.
             "vehicles": [_only(snapshot(held.state), wanted) for held in states if held.state.version],
-            "next": shown[-1] if len(found) > len(shown) else None,
+            "next": following,
         }
         return Response(msgspec.json.encode(body), headers=_NO_STORE, media_type="application/json")
 
@@ -105,12 +109,16 @@ class Origin:
     async def latest(self, request: Request) -> Response:
         """200 with the snapshot, 304 if the app has it, 404 for a vehicle that never sent."""
         vehicle = _vehicle(request)
+        await self._sees(request, vehicle)
         epoch = await self._current_epoch()
         state = (await self._live.latest(vehicle)).state
         if state.version == 0:
             metrics.LATEST.labels("404").inc()
             raise Refuse(404, "No such id", f"{vehicle} has never sent a packet")
-        headers = {"ETag": f'"{event_id(epoch, state.version, state.life)}"', "Cache-Control": "no-cache"}
+        headers = {
+            "ETag": f'"{event_id(epoch, state.version, state.life)}"',
+            "Cache-Control": self._access.cache,
+        }
         wanted = [tag.strip().removeprefix("W/") for tag in _list(request, "if-none-match")]
         if headers["ETag"] in wanted or "*" in wanted:
             metrics.LATEST.labels("304").inc()
@@ -121,6 +129,7 @@ class Origin:
     async def events(self, request: Request) -> Response:
         """The beginning of a stream; what follows comes by the channel."""
         vehicle = _vehicle(request)
+        seen = await self._sees(request, vehicle)
         epoch = await self._current_epoch()
         last = request.headers.get("last-event-id") or request.query_params.get("last_event_id")
         if last:
@@ -135,7 +144,7 @@ class Origin:
         # within a second: so phones that come together share a link, and over time all links are used alike.
         link = int(self._clock.now()) % NEXT_LINKS
         held = self._hold(channel(vehicle), at, control_number(vehicle), link, True)  # noqa: FBT003 - it begins
-        return _stream(body, held)
+        return _stream(body, [*held, *_also(seen)])
 
     async def next(self, request: Request) -> Response:
         """What the edge missed on a channel, or on several that it asks for at once."""
@@ -148,14 +157,22 @@ class Origin:
         epoch = await self._current_epoch()
         body, held = b"", list[tuple[str, str]]()
         for name, vehicle, _, last in known:
+            seen = await self._access.goes_on(list(lasts), vehicle)
+            if seen is None:
+                return _stream(b"", ())  # held no longer: it ends
             part, at = await self._resumed(vehicle, epoch, last, by="edge")
             body += part
             link = int(request.path_params["link"])
             held = [
                 *(h for h in held if h[0] == "Grip-Channel"),
                 *self._hold(name, at, control_number(vehicle), link, False),  # noqa: FBT003 - it goes on
+                *_also(seen),
             ]
         return _stream(body, held)
+
+    async def _sees(self, request: Request, vehicle: str) -> Seen:
+        """Raises Refuse before anything is read of a vehicle, whether it exists or not."""
+        return await self._access.sees(await self._access.who(request.headers), vehicle)
 
     async def _current_epoch(self) -> str:
         """Asked again every second: a restore renews it. A phone served with an old one is told `foreign` soon after."""
@@ -237,9 +254,10 @@ def application(
     hold: Hold,
     last_ids: LastIds,
     clock: Clock = SystemClock(),  # noqa: B008 - it has no state
+    access: Open = Open(),  # noqa: B008 - nor has it
 ) -> ASGIApp:
     """The ASGI application."""
-    origin = Origin(live, settings, hold, last_ids, clock)
+    origin = Origin(live, settings, hold, last_ids, clock, access)
     things = f"/v1/{settings.noun}"
     app = Starlette(
         routes=[
@@ -247,6 +265,7 @@ def application(
             Route(f"{things}/{{vehicle}}", origin.served(origin.latest, "latest")),
             Route(f"{things}/{{vehicle}}/events", origin.served(origin.events, "events")),
             Route("/next/{link:int}", origin.served(origin.next, "next")),
+            *(tickets.routes(access, clock) if isinstance(access, Guarded) else ()),
             *page.routes(settings.noun),
         ],
         exception_handlers={Refuse: on_refuse, HTTPException: on_http_exception, Exception: on_bug},
@@ -283,6 +302,11 @@ def _stream(body: bytes, held: Sequence[tuple[str, str]]) -> Response:
     for name, value in held:
         response.headers.append(name, value)
     return response
+
+
+def _also(seen: Seen) -> list[tuple[str, str]]:
+    """The further channels of a stream, as `hold` has its own."""
+    return [("Grip-Channel", f"{name}; prev-id={at}" if at else name) for name, at in seen.channels]
 
 
 def _vehicle(request: Request) -> str:

@@ -21,7 +21,19 @@ from typing import IO, Any
 import httpx2
 import msgspec
 
-from fleetcast import admission, auth, decode, enrich, haproxy, machine, natsserver, probes, pushpin, rolling
+from fleetcast import (
+    access,
+    admission,
+    auth,
+    decode,
+    enrich,
+    haproxy,
+    machine,
+    natsserver,
+    probes,
+    pushpin,
+    rolling,
+)
 from fleetcast.draining import Balancer
 from fleetcast.errors import NotReady, Unavailable, Unusable
 from fleetcast.fulldisk import FullDisk
@@ -222,6 +234,7 @@ class Platform:
         enrich.load(self.settings.enrichers)
         decode.load(self.settings.decoders)
         auth.identity(self.settings)
+        access.check(self.settings)
         admission.tls_context(self.settings)
         for folder in ("nats", "run", "log"):
             (self._folder / folder).mkdir(parents=True, exist_ok=True)
@@ -262,6 +275,8 @@ class Platform:
         makers: dict[str, Callable[[], str]] = {"sig_key": partial(secrets.token_urlsafe, 32)}
         if self.settings.mqtt_identity:
             makers |= {"nats_password": partial(secrets.token_urlsafe, 32), "nats_seed": new_seed}
+        if self.settings.app_keys:
+            makers |= {"ticket_key": partial(secrets.token_urlsafe, 32)}
         found = {"nats_log": self.settings.nats_log or str(self.supervisor.log("nats-server"))}
         for name, make in makers.items():
             kept = self._folder / name
@@ -291,7 +306,7 @@ class Platform:
         )
         await asyncio.gather(*(self.well(name) for name in roles))
         closed = f"{self.url}/v1/{self.settings.noun}/ready"
-        await self.wait("haproxy", partial(probes.http, closed, 404))
+        await self.wait("haproxy", partial(probes.http, closed, 401 if self.settings.app_keys else 404))
 
     def prepared(self, name: str) -> Program:
         """What runs under this name, its own configuration written anew."""

@@ -49,6 +49,27 @@ def _payload(item: Item) -> dict[str, object]:
     }
 
 
+def _closing(channel: str) -> dict[str, object]:
+    """What ends whatever is held by a channel without a chain, in each way of holding it."""
+    problem = {
+        "type": "about:blank",
+        "status": 401,
+        "title": "Not identified",
+        "detail": "the token ended or was revoked",
+    }
+    answer = {
+        "code": 401,
+        "reason": "Unauthorized",
+        "headers": {
+            "Content-Type": "application/problem+json",
+            "WWW-Authenticate": 'Bearer realm="fleetcast"',
+        },
+        "body": json.dumps(problem),
+    }
+    formats = {"http-stream": {"action": "close"}, "http-response": answer, "ws-message": {"action": "close"}}
+    return {"channel": channel, "formats": formats}
+
+
 async def addresses(specs: Sequence[str]) -> frozenset[str]:
     """`host:port`, … -> `address:port`, …; a name is as many replicas as it has addresses. An unknown name is none."""
     loop = asyncio.get_running_loop()
@@ -141,6 +162,8 @@ class _Replica:
 class ZmqEdge:
     """`edge.Edge` by ZeroMQ, to the replicas that listen and only then."""
 
+    hears = True
+
     def __init__(self, settings: Settings) -> None:
         self._specs = settings.edge_sub
         self._context = zmq.asyncio.Context()
@@ -188,6 +211,13 @@ class ZmqEdge:
         for replica, batch in batches.items():
             await replica.send(batch)
 
+    async def end(self, channels: Sequence[str]) -> None:
+        """Closes the streams that these channels hold, where there are any."""
+        frames = [[name.encode(), b"J" + json.dumps(_closing(name)).encode()] for name in channels]
+        for replica in list(self._replicas.values()):
+            if due := [one for name, one in zip(channels, frames, strict=True) if name in replica.listened]:
+                await replica.send(due)
+
     async def close(self) -> None:
         """Lingers at most a second for what is on its way."""
         if self._task is not None:
@@ -216,6 +246,8 @@ class ZmqEdge:
 
 class HttpEdge:
     """`edge.Edge` by HTTP POST to every replica: the article's first way, kept to be compared."""
+
+    hears = False
 
     def __init__(self, settings: Settings) -> None:
         self._specs = settings.edge_http
@@ -250,6 +282,10 @@ class HttpEdge:
             part.append(encoded)
         if part:
             await self._post_all(part)
+
+    async def end(self, channels: Sequence[str]) -> None:
+        """Closes the streams that these channels hold."""
+        await self._post_all([json.dumps(_closing(name)).encode() for name in channels])
 
     async def close(self) -> None:
         """Nothing is ever on its way."""

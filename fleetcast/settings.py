@@ -169,6 +169,25 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     )
     """The forms that packets may come in: `module` (its `DECODER`) or `module:NAME`."""
 
+    # Who may see what: without keys everybody sees everything, on loopback only
+    app_keys: str = ""
+    """The file of the keys that apps' tokens (JWT) are checked with, as `vehicle_keys` has them. Empty: everything is open."""
+    app_issuer: str = ""
+    """What an app token's `iss` must be; empty: anything."""
+    app_audience: str = ""
+    """What an app token's `aud` must be, or hold; empty: anything."""
+    app_resolver: str = ""
+    """`module:function`, an `async` one that gets a token's claims and a vehicle's id and says whether it may be seen: it
+    alone decides then. Empty: the token's claims `vehicles` and `fleets` say it."""
+    resolver_seconds: Seconds = 300.0
+    """How long an open stream may live on one answer of `app_resolver`; then it is closed, and asked for when it is back."""
+    ticket_seconds: Annotated[float, msgspec.Meta(ge=1, le=3600)] = 60.0
+    """How long a ticket can open streams. A stream that it opened lives as long as the token that the ticket is of."""
+    ticket_key: Annotated[str, msgspec.Meta(pattern=r"^([A-Za-z0-9_-]{32,})?\Z")] = ""
+    """The key by which origins sign tickets. 32 or more of A-Z a-z 0-9 _ -. Empty: `up` makes one and keeps it in `data`."""
+    revoked_seconds: Seconds = 2_592_000.0
+    """How long a revocation is kept, and so the most that an app token may have left: 30 days."""
+
     # The edge
     window: Seconds = 600.0
     """How long an update can be replayed to a phone that comes back."""
@@ -222,6 +241,9 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
                 " this machine only. Put an authenticating proxy in front, or keep 127.0.0.1"
             )
         self._check_identity()
+        for name in ("app_issuer", "app_audience", "app_resolver"):
+            if getattr(self, name) and not self.app_keys:
+                raise Unusable(f"{name}: is about apps' tokens, which nothing can check without app_keys")
         if self.max_state < self.max_packet:
             raise Unusable(f"max_state: {self.max_state} is less than max_packet ({self.max_packet})")
         if 0 < self.poison_packets < self.poison_vehicles:

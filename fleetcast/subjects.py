@@ -9,6 +9,9 @@ rejected       rejected.<partition>.<vehicle>                                   
 registry       $KV.VEHICLES.<vehicle>                                                  in stream KV_VEHICLES, a KV bucket
 channel        v/<vehicle>/<view>/   ends in a slash because ZeroMQ matches by prefix (v/1 would also pull v/10)
 control        ctl/<NN>/             every stream's second channel, without a chain, so that it can be closed
+revocations    $KV.REVOKED.<kind>.<digest>                                             in stream KV_REVOKED, a KV bucket
+credential     as/<who>.<token>.<issued>.<until>.<by>/   with a chain that never goes on: so the edge's next link names it
+               who/<digest>/, tok/<digest>/, exp/<second>/   without one: what the streams of a credential are closed by
 """
 
 from __future__ import annotations
@@ -20,6 +23,7 @@ PACKETS = "$MQTT_msgs"
 LIVE = "LIVE"
 REJECTED = "REJECTED"
 REGISTRY = "KV_VEHICLES"
+REVOKED = "KV_REVOKED"
 RETAINED = "$MQTT_rmsgs"
 """nats-server's own, if it has an MQTT door: the last message of each topic that was published to be retained."""
 RESTORING = "RESTORING"
@@ -134,6 +138,11 @@ def registry_subject(vehicle: str) -> str:
     return f"$KV.VEHICLES.{vehicle}"
 
 
+def revoked_subject(key: str) -> str:
+    """Where a revocation is, as `nats kv get REVOKED <key>` finds it."""
+    return f"$KV.REVOKED.{key}"
+
+
 def everything_of(vehicle: str) -> tuple[tuple[str, str, str], ...]:
     """(what it is, stream, subjects) of all that streams hold of a vehicle, but for the registry's entry."""
     return (
@@ -165,3 +174,18 @@ def control_channel(number: int) -> str:
 def control_number(text: str) -> int:
     """A steady number of a control channel for this text."""
     return zlib.crc32(text.encode()) % CONTROL_CHANNELS
+
+
+def user_channel(digest: str) -> str:
+    """By which all streams of an app's user are closed."""
+    return f"who/{digest}/"
+
+
+def token_channel(digest: str) -> str:
+    """By which all streams of one token are closed."""
+    return f"tok/{digest}/"
+
+
+def expiry_channel(second: int) -> str:
+    """By which all streams whose credential ends in this second since 1970 are closed."""
+    return f"exp/{second}/"

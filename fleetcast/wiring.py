@@ -21,6 +21,7 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from fleetcast import (
+    access,
     auth,
     decode,
     enrich,
@@ -35,6 +36,7 @@ from fleetcast import (
 from fleetcast.admission import Admit, TlsProtocol, every, identified, tls_context
 from fleetcast.budget import Budgets
 from fleetcast.clock import Clock, SystemClock, rfc3339
+from fleetcast.closing import Closing
 from fleetcast.consume import Consumer
 from fleetcast.edge import Edge
 from fleetcast.errors import Unusable
@@ -46,10 +48,12 @@ from fleetcast.nats_callout import Callout, Welcome
 from fleetcast.nats_live import NatsLive
 from fleetcast.nats_queue import NatsQueue
 from fleetcast.nats_registry import NatsRegistry
+from fleetcast.nats_revoked import Follower
 from fleetcast.nats_system import System
 from fleetcast.queue import Queue
 from fleetcast.registry import Registry
 from fleetcast.registry import load as load_registry
+from fleetcast.revoked import Revoked
 from fleetcast.settings import Settings
 from fleetcast.tally import Tallies
 
@@ -173,8 +177,10 @@ async def run_origin(settings: Settings, seams: Seams = _AS_THEY_ARE) -> None:
         raise Unusable(
             "sig_key: missing; an origin must know the key by which the edge signs (setting sig_key)"
         )
+    access.check(settings)
     connection = await _connected(settings, "origin")
     live = NatsLive(connection, settings)
+    guard, following = await _guard(settings, connection, seams.clock)
     app = origin.application(
         seams.live(live),
         settings,
@@ -184,9 +190,26 @@ async def run_origin(settings: Settings, seams: Seams = _AS_THEY_ARE) -> None:
         ),
         last_ids=pushpin.last_ids,
         clock=seams.clock,
+        access=guard,
     )
-    await _serve(settings, "origin", {"live": live.epoch}, app, "127.0.0.1", settings.origin_port)
+    await _serve(
+        settings, "origin", {"live": live.epoch}, app, "127.0.0.1", settings.origin_port, life=following
+    )
     await connection.close()
+
+
+async def _guard(
+    settings: Settings, connection: Connection, clock: Clock
+) -> tuple[access.Open, Callable[[], Coroutine[None, None, None]] | None]:
+    """Who may see what, once all revocations are known, and what keeps them known."""
+    if not settings.app_keys:
+        return access.Open(), None
+    registry, revoked = make_registry(connection, settings), Revoked()
+    resolve = access.load_resolver(settings.app_resolver) if settings.app_resolver else None
+    guard = access.Guarded(settings, Known(registry, clock), registry, revoked, clock, resolve)
+    follower = Follower(connection, lambda entries: revoked.take(entries, clock.now()))
+    await follower.start()
+    return guard, follower.run
 
 
 async def run_consume(settings: Settings, seams: Seams = _AS_THEY_ARE) -> None:
@@ -196,7 +219,8 @@ async def run_consume(settings: Settings, seams: Seams = _AS_THEY_ARE) -> None:
     connection = await _connected(settings, "consume")
     queue = NatsQueue(connection, settings, clock)
     live = NatsLive(connection, settings)
-    edge: Edge = pushpin.ZmqEdge(settings) if settings.publish == "zmq" else pushpin.HttpEdge(settings)
+    edge = pushpin.ZmqEdge(settings) if settings.publish == "zmq" else pushpin.HttpEdge(settings)
+    closing = Closing(edge, clock, hears=edge.hears)
     consumer = Consumer(
         seams.queue(queue), seams.live(live), seams.edge(edge), enrichers, decoders, settings, clock
     )
@@ -209,6 +233,7 @@ async def run_consume(settings: Settings, seams: Seams = _AS_THEY_ARE) -> None:
 
     async def life() -> None:
         await edge.ready()
+        ending = asyncio.create_task(_ending(settings, connection, closing))
         await nats_explain.answer(connection, consumer.traces.get, consumer.tallies)
         await nats_forget.listen(connection, consumer.forget)
         await queue.join()
@@ -218,12 +243,25 @@ async def run_consume(settings: Settings, seams: Seams = _AS_THEY_ARE) -> None:
             await queue.leave()
         # One that stopped by itself stays, to say so: started again it would go on rejecting.
         await consumer.stopped()
+        ending.cancel()
+        await asyncio.gather(ending, return_exceptions=True)
 
     try:
         await _serve(settings, "consume", checks, life=life, finish=consumer.stop)
     finally:
         await edge.close()
         await connection.close()
+
+
+async def _ending(settings: Settings, connection: Connection, closing: Closing) -> None:
+    """Closes streams whose credential is over, for as long as it runs; nothing in open development."""
+    if not settings.app_keys:
+        return
+    follower = Follower(connection, closing.take)
+    await follower.start()
+    async with asyncio.TaskGroup() as group:
+        group.create_task(follower.run())
+        group.create_task(closing.run())
 
 
 def make_registry(connection: Connection, settings: Settings) -> Registry:

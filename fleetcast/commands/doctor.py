@@ -21,12 +21,12 @@ from typing import Any
 import msgspec
 from rich.console import Console
 
-from fleetcast import decode, enrich, haproxy, jetstream, natsserver, pushpin, registry, traps
+from fleetcast import access, decode, enrich, haproxy, jetstream, natsserver, pushpin, registry, traps
 from fleetcast.errors import FleetcastError, Unusable
 from fleetcast.layout import with_edges
 from fleetcast.machine import nats_server, search_path
 from fleetcast.settings import Settings
-from fleetcast.subjects import LIVE, PACKETS, REGISTRY, REJECTED
+from fleetcast.subjects import LIVE, PACKETS, REGISTRY, REJECTED, REVOKED
 from fleetcast.traps import Finding
 
 _TEXT = """Says what is missing or misconfigured, and how to mend it; changes nothing. Exit status 1 if something is wrong.
@@ -148,6 +148,8 @@ def _configurations(arguments: argparse.Namespace, settings: Settings) -> Iterat
     yield _loads("settings: enrichers load", lambda: enrich.load(settings.enrichers))
     if settings.registry:
         yield _loads("settings: the registry loads", lambda: registry.load(settings.registry, settings))
+    if settings.app_resolver:
+        yield _loads("settings: the resolver loads", lambda: access.load_resolver(settings.app_resolver))
     yield _loads("settings: decoders load", lambda: decode.load(settings.decoders))
     settings = with_edges(settings)
     folder = Path(settings.data).absolute() / "run"
@@ -201,7 +203,7 @@ async def _streams(settings: Settings) -> list[Finding]:
         return findings
     connection = await jetstream.connect(settings, "fleetcast-doctor")
     try:
-        for name in (PACKETS, LIVE, REJECTED, REGISTRY):
+        for name in (PACKETS, LIVE, REJECTED, REGISTRY, REVOKED):
             try:
                 info = await connection.api(f"STREAM.INFO.{name}")
                 if name == LIVE:
@@ -211,6 +213,7 @@ async def _streams(settings: Settings) -> list[Finding]:
                         PACKETS: jetstream.packets_config,
                         REJECTED: jetstream.rejected_config,
                         REGISTRY: jetstream.registry_config,
+                        REVOKED: jetstream.revoked_config,
                     }[name](settings)
             except FleetcastError as error:
                 findings.append(

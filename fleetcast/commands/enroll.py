@@ -1,9 +1,10 @@
-"""`fleetcast enroll VEHICLE`: development credentials for a vehicle, and how they are used."""
+"""`fleetcast enroll`: development credentials for a vehicle, or for an app's user, and how they are used."""
 
 from __future__ import annotations
 
 import argparse
 import json
+import re
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,6 +14,7 @@ from fleetcast.clock import SystemClock, rfc3339
 from fleetcast.devpki import DevelopmentPki
 from fleetcast.errors import Unusable
 from fleetcast.machine import write
+from fleetcast.registry import is_fleet
 from fleetcast.settings import Settings
 from fleetcast.subjects import is_vehicle
 
@@ -23,8 +25,13 @@ production your own issuer of tokens or your PKI does this: docs/operations.md s
 
 def add_commands(commands: Any) -> None:
     """Adds it to the parser."""
-    sub = commands.add_parser("enroll", help="development credentials for a vehicle", description=_TEXT)
-    sub.add_argument("vehicle", metavar="VEHICLE", help="1 to 64 of A-Z a-z 0-9 - _")
+    sub = commands.add_parser(
+        "enroll", help="development credentials for a vehicle, or an app's user", description=_TEXT
+    )
+    sub.add_argument("vehicle", metavar="VEHICLE", nargs="?", help="1 to 64 of A-Z a-z 0-9 - _")
+    sub.add_argument("--app", metavar="SUB", help="a token for this user of an app instead")
+    sub.add_argument("--vehicles", metavar="ID,…", default="", help="what the app may see; * is everything")
+    sub.add_argument("--fleets", metavar="NAME,…", default="", help="the fleets that the app may see")
     kind = sub.add_mutually_exclusive_group()
     kind.add_argument("--token", dest="kind", action="store_const", const="token", help="a JWT (the default)")
     kind.add_argument(
@@ -38,12 +45,61 @@ def add_commands(commands: Any) -> None:
 async def run(arguments: argparse.Namespace, settings: Settings) -> int:
     """Writes the files, and prints what to do with them."""
     vehicle, days = arguments.vehicle, arguments.days
+    if (vehicle is None) == (arguments.app is None):
+        raise Unusable("enroll: give a VEHICLE, or --app SUB")
+    if arguments.app is not None:
+        print("\n".join(_enroll_app(arguments, settings)))
+        return 0
+    if arguments.vehicles or arguments.fleets:
+        raise Unusable("enroll: --vehicles and --fleets are of --app")
     if not is_vehicle(vehicle):
         raise Unusable(f"{vehicle!r} is no vehicle id: 1 to 64 of A-Z a-z 0-9 - _")
     if not 0 < days <= 3650:
         raise Unusable(f"--days: {days:g} is not above 0 and at most 3650")
     print("\n".join(_enroll(arguments.kind, vehicle, days, arguments.out, settings)))
     return 0
+
+
+def _enroll_app(arguments: argparse.Namespace, settings: Settings) -> Sequence[str]:
+    user, seconds = arguments.app, arguments.days * 86_400
+    vehicles, fleets = (
+        [one.strip() for one in text.split(",") if one.strip()]
+        for text in (arguments.vehicles, arguments.fleets)
+    )
+    if re.fullmatch(r"[A-Za-z0-9_@.-]{1,64}", user) is None or user.startswith("."):
+        raise Unusable(f"--app: {user!r} is not 1 to 64 of A-Z a-z 0-9 - _ @ .")
+    if wrong := [one for one in vehicles if one != "*" and not is_vehicle(one)]:
+        raise Unusable(f"--vehicles: {wrong[0]!r} is no vehicle id: 1 to 64 of A-Z a-z 0-9 - _")
+    if wrong := [one for one in fleets if not is_fleet(one)]:
+        raise Unusable(f"--fleets: {wrong[0]!r} is no fleet's name: 1 to 64 of A-Z a-z 0-9 - _")
+    if not 0 < seconds <= settings.revoked_seconds:
+        most = settings.revoked_seconds / 86_400
+        raise Unusable(f"--days: {arguments.days:g} is not above 0 and at most {most:g} (revoked_seconds)")
+    folder = Path(settings.data).absolute() / "dev-pki"
+    pki = DevelopmentPki(folder)
+    into = folder if arguments.out is None else arguments.out.absolute()
+    claims = {"iss": settings.app_issuer, "aud": settings.app_audience, "fleets": fleets}
+    file = into / f"{user}.app-token"
+    try:
+        into.mkdir(parents=True, exist_ok=True)
+        write(
+            file, pki.app_token(user, vehicles, seconds, **{name: one for name, one in claims.items() if one})
+        )
+    except OSError as error:
+        raise Unusable(f"{into}: {error.strerror}") from None
+    url, shown = f"http://127.0.0.1:{settings.front_port}/v1", shlex.quote(str(file))
+    header = f'-H "Authorization: Bearer $(cat {shown})"'
+    vehicle = next((one for one in vehicles if one != "*"), "car-00001")
+    return [
+        f"# for {arguments.days:g} days: {file}",
+        "",
+        "# in the settings file:",
+        f"app_keys = {json.dumps(str(pki.app_keys))}",
+        "",
+        f"curl {header} {url}/{settings.noun}",
+        f"curl {header} -X POST {url}/tickets",
+        f"fleetcast tail {vehicle} --token {shown}",
+    ]
 
 
 def _enroll(kind: str, vehicle: str, days: float, out: Path | None, settings: Settings) -> Sequence[str]:

@@ -22,6 +22,8 @@ def add_commands(commands: Any) -> None:
 
 async def run(arguments: argparse.Namespace, settings: Settings) -> int:
     """Prints them; a key or password is never printed."""
-    shown = msgspec.structs.replace(settings, sig_key="", nats=re.sub(r"//[^@/]*@", "//…@", settings.nats))
+    shown = msgspec.structs.replace(
+        settings, sig_key="", ticket_key="", nats=re.sub(r"//[^@/]*@", "//…@", settings.nats)
+    )
     print(dump(shown, explain=True), end="")
     return 0

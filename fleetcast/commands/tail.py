@@ -11,6 +11,7 @@ import asyncio
 import signal
 import sys
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import httpx2
@@ -18,7 +19,7 @@ from rich.console import Console, RenderableType
 from rich.live import Live
 from rich.table import Table
 
-from fleetcast.client import Client, Following, Gap, Refused, Reset
+from fleetcast.client import Client, Following, Gap, Grant, Refused, Reset
 from fleetcast.errors import Unusable
 from fleetcast.settings import Settings
 from fleetcast.subjects import is_vehicle
@@ -31,6 +32,7 @@ def add_commands(commands: Any) -> None:
     sub.add_argument("vehicle", metavar="VEHICLE")
     sub.add_argument("--front", metavar="URL", help="the front door, if not that of the settings")
     sub.add_argument("--events", type=int, default=0, metavar="N", help="end after so many events")
+    sub.add_argument("--token", type=Path, metavar="FILE", help="of an app token; read anew at each return")
     sub.set_defaults(run=run)
 
 
@@ -39,8 +41,14 @@ async def run(arguments: argparse.Namespace, settings: Settings) -> int:
     if not is_vehicle(arguments.vehicle):
         raise Unusable("tail: a vehicle id is 1 to 64 of A-Z a-z 0-9 - _")
     front = arguments.front or f"http://{settings.host}:{settings.front_port}"
+    _credentials(arguments.token)  # said before anything is asked, if it cannot be read
+
+    async def authorize() -> Grant:
+        return {"headers": _credentials(arguments.token)}
+
     async with httpx2.AsyncClient(timeout=None, trust_env=False) as http:
-        tail = _Tail(Client(front, noun=settings.noun, http=http).follow(arguments.vehicle), arguments.events)
+        client = Client(front, noun=settings.noun, http=http, authorize=authorize)
+        tail = _Tail(client.follow(arguments.vehicle), arguments.events)
         following = asyncio.create_task(tail.follow())
         for number in (signal.SIGINT, signal.SIGTERM):
             asyncio.get_running_loop().add_signal_handler(number, following.cancel)
@@ -50,6 +58,19 @@ async def run(arguments: argparse.Namespace, settings: Settings) -> int:
         except Refused as error:
             raise Unusable(f"tail: {front} refuses {arguments.vehicle}: {error}") from error
     return 0
+
+
+def _credentials(token: Path | None) -> dict[str, str]:
+    """From a file, so that no list of processes shows it."""
+    if token is None:
+        return {}
+    try:
+        text = token.read_text().strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise Unusable(f"--token: {token}: {getattr(error, 'strerror', None) or 'not a text'}") from None
+    if not text.isascii() or not text or any(character.isspace() for character in text):
+        raise Unusable(f"--token: {token}: holds no token")
+    return {"Authorization": f"Bearer {text}"}
 
 
 class _Tail:

@@ -51,6 +51,8 @@ async def run(arguments: argparse.Namespace, settings: Settings) -> int:
     try:
         if not stopping_early:
             known = "vehicles prove who they are" if settings.identity else "no credentials, loopback only"
+            if settings.app_keys:
+                known += "; apps show tokens"
             say(
                 f"{'' if settings.identity else 'open for development: '}{known}. Vehicles send to {platform.doors}"
             )

@@ -69,6 +69,7 @@ def test_settings_never_print_a_secret() -> None:
     done = run(
         "settings",
         FLEETCAST_SIG_KEY="very-secret-" * 4,
+        FLEETCAST_TICKET_KEY="very-secret-" * 4,
         FLEETCAST_NATS="nats://me:very-secret@127.0.0.1:4222",
     )
     assert "very-secret" not in done.stdout
@@ -85,6 +86,15 @@ def test_settings_never_print_a_secret() -> None:
         (["consume"], {"FLEETCAST_ENRICHERS": "no.such.module"}, "no.such.module"),
         (["origin"], {}, "sig_key"),
         (["up"], {"FLEETCAST_NATS": "tcp://x"}, "nats"),
+        (["up"], {"FLEETCAST_APP_KEYS": "/nowhere/keys.pem"}, "app_keys"),
+        (["settings"], {"FLEETCAST_APP_ISSUER": "x"}, "app_keys"),
+        (["revoke", ""], {}, "revoke"),
+        (["enroll"], {}, "VEHICLE"),
+        (["enroll", "car-1", "--vehicles", "car-1"], {}, "--vehicles"),
+        (["enroll", "--app", "ann", "--vehicles", "a/b"], {}, "a/b"),
+        (["enroll", "--app", "../ann"], {}, "--app"),
+        (["enroll", "--app", "ann", "--days", "31"], {}, "--days"),
+        (["tail", "car-1", "--token", "/nowhere/token"], {}, "/nowhere/token"),
         (["demo", "--cars", "0"], {}, "--cars"),
         (["demo", "--late", "2"], {}, "--late"),
         (["demo", "--door", "mix"], {"FLEETCAST_MQTT_PORT": "0"}, "mqtt_port"),

@@ -230,6 +230,23 @@ async def test_an_item_arrives_on_the_stream(world: World) -> None:
     assert not phone.ended
 
 
+async def test_what_a_channel_without_a_chain_holds_is_ended_by_it_and_nothing_else(
+    worlds: Callable[..., Awaitable[World]],
+) -> None:
+    world = await worlds(2)
+    edge = await world.edge()
+    assert isinstance(edge, ZmqEdge | HttpEdge)
+    phones = [await world.phone(CAR, replica) for replica in (0, 1)]
+    await until(lambda: edge.listeners(control_channel(7)) == 2)
+    await world.settled(CAR, 2)
+    await edge.end([control_channel(8), CAR])  # one that holds nothing, and one with a chain
+    await world.publish(edge, item(CAR, 1))
+    await until(lambda: all(phone.got == lines(1, 1) for phone in phones))
+    assert not any(phone.ended for phone in phones)
+    await edge.end([control_channel(7)])
+    await until(lambda: all(phone.ended for phone in phones))
+
+
 async def test_bytes_come_as_they_were_published(world: World) -> None:
     edge = await world.edge()
     phone = await world.phone(CAR)

@@ -34,6 +34,7 @@ from fleetcast.settings import Settings
 from fleetcast.sse import Event, Parser
 from fleetcast.state import State
 from fleetcast.update import Update, diff
+from tests.test_access import Ground
 
 FILE = Path(__file__).parents[2] / "docs" / "openapi.yaml"
 LIMIT = 4096
@@ -438,6 +439,36 @@ def test_origin_answers_as_documented(data: st.DataObject) -> None:
     assert answer.status_code < 500 or (answer.status_code == 503 and down)
 
 
+def test_with_keys_an_origin_answers_as_documented(tmp_path: Path) -> None:
+    async def asked() -> None:
+        ground = Ground(tmp_path)
+        ground.live.states["my-car"] = ground.live.states["car-1"]
+        good, narrow = ground.token(vehicles=["*"]), ground.token(vehicles=["my-car"])
+        for token, statuses in (("", (401, 401, 401)), (good, (200, 200, 200)), (narrow, (200, 403, 403))):
+            for name, status in zip(("listVehicles", "latestState", "followVehicle"), statuses, strict=True):
+                path = OPERATIONS[name][1].replace("{vehicle}", "car-2")
+                answer = await ground.get(path, token)
+                assert answer.status_code == status
+                if status != 200:  # what is shown there is no vehicle's
+                    as_documented(name, answer)
+        for body, status in (
+            (b"", 201),
+            (b'{"vehicles": ["car-2"]}', 403),
+            (b"1", 400),
+            (b" " * 70_000, 413),
+        ):
+            shown = {"Authorization": f"Bearer {narrow}"}
+            answer = await ground.client.post("/v1/tickets", content=body, headers=shown)
+            assert answer.status_code == status
+            as_documented("newTicket", answer)
+        as_documented("newTicket", await ground.client.post("/v1/tickets"))
+        as_documented("beginSession", await ground.client.post("/v1/session"))
+        as_documented("beginSession", await ground.client.post("/v1/session", headers=shown))
+        as_documented("endSession", await ground.client.delete("/v1/session"))
+
+    asyncio.run(asked())
+
+
 @pytest.mark.parametrize(
     ("last", "names"),
     [
@@ -475,6 +506,7 @@ def test_the_documented_paths_are_those_there_are() -> None:
     app = ingesting()
     assert {route.path for route in app.routes} == routes  # type: ignore[attr-defined] # it is a Starlette
     routes |= {"/v1/vehicles", "/v1/vehicles/{vehicle}", "/v1/vehicles/{vehicle}/events"}
+    routes |= {"/v1/tickets", "/v1/session"}
     assert set(DOCUMENT["paths"]) == routes
 
 
