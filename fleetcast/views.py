@@ -110,9 +110,9 @@ class Views:
 
     def chained(self, before: State, after: State, update: Update) -> tuple[State, Update]:
         """The state after this update with the views that it touched, and the update with their chains (`prevs`)."""
-        mask, masks = 0, self._masks
-        for path in update.signals:
-            mask |= masks[path]
+        mask = 0
+        for one in set(map(self._masks.__getitem__, update.signals)):
+            mask |= one
         views = before.views
         if views.keys() != self._known:  # written by a process with other views, or before there were any
             views = {view.key: view.touched(before) for view in self._own}
