@@ -1,9 +1,10 @@
 """The streaming consumer: packets out of the queue, through the business logic, into the live state and to the edge.
 
 In: deliveries of the partitions that this process owns, in order. Out: one atomic commit a batch, then the updates to the
-edge replicas that listen, then the acks, in this order: so a crash at any point repeats work and loses none. What can never
-be applied goes to REJECTED with the reason and blocks nothing. For everything unexpected there is one way back, `_recover`:
-forget what is held, reset the partitions, publish again the latest of what is watched.
+edge replicas that listen (of each view that they touch and somebody watches), then the acks, in this order: so a crash at
+any point repeats work and loses none. What can never be applied goes to REJECTED with the reason and blocks nothing. For
+everything unexpected there is one way back, `_recover`: forget what is held, reset the partitions, publish again the latest of
+what is watched.
 """
 
 from __future__ import annotations
@@ -34,12 +35,15 @@ from fleetcast.state import Named, State, apply, stored_already
 from fleetcast.subjects import channel, partition, split_channel
 from fleetcast.tally import Tallies
 from fleetcast.update import Update, diff
+from fleetcast.views import View, Views
 
 log = structlog.get_logger()
 
 _FAILURES = 3  # in a row, after which vehicles are committed one by one
 _READS = 64  # at once
 _BACK_OFF = (0.05, 0.2, 0.5, 1.0, 2.0)
+
+_Watched = tuple[str, View]  # a vehicle, and a view of it
 
 
 @dataclass
@@ -62,16 +66,17 @@ class _Folded:
         self.rejected.append((delivery, reason))
         self.handled.append((delivery.vehicle, True))
 
-    def apply(self, before: State, after: State, packet: Packet, *, skewed: bool) -> None:
+    def apply(self, before: State, after: State, packet: Packet, views: Views, *, skewed: bool) -> None:
         """It leads from one state to the next; if they are the same it is a repeat, under another position."""
         vehicle = packet.vehicle
         self.handled.append((vehicle, False))
         if after is before:
             self.repeated.append(vehicle)
             return
+        after, update = views.chained(before, after, diff(before, after))
         self.states[vehicle] = after
         self.sent[vehicle] = packet
-        self.updates.setdefault(vehicle, []).append(diff(before, after))
+        self.updates.setdefault(vehicle, []).append(update)
         if (after.boot, after.seq) == (before.boot, before.seq):
             self.late.append(vehicle)
         if skewed:
@@ -98,6 +103,7 @@ class Consumer:
         self._decode = decoders.decode
         self._settings = settings
         self._clock = clock
+        self._views = Views(settings.views)
         self._held: OrderedDict[str, Held] = OrderedDict()
         self._epoch = ""
         self._stopping = asyncio.Event()
@@ -200,7 +206,7 @@ class Consumer:
             self._keep(changes, await self._live.commit(changes, self._epoch))
             committed = self._clock.now()
             await self._publish(changes)
-            await self._publish_latest(folded.redelivered - folded.updates.keys())
+            await self._publish_latest(self._passed_over(folded))
             await self._queue.ack(batch)
             self._count(batch, folded)
             self._note(batch, folded, handled, committed)
@@ -236,7 +242,7 @@ class Consumer:
                 log.exception("cannot handle a packet", vehicle=delivery.vehicle, packet=delivery.position)
                 folded.reject(delivery, f"cannot be handled: {type(bug).__name__}: {bug}")
                 continue
-            folded.apply(before, after, packet, skewed=timed is not packet)
+            folded.apply(before, after, packet, self._views, skewed=timed is not packet)
         return folded
 
     def _look_out(self, batch: Sequence[Outcome]) -> None:
@@ -277,7 +283,7 @@ class Consumer:
                     committed=committed,
                     published=now,
                     member=self._settings.member or "a consume process",
-                    replicas=self._edge.replicas(channel(vehicle)),
+                    replicas=self._replicas(vehicle, folded.updates[vehicle]),
                     skewed=vehicle in folded.skewed,
                 )
             )
@@ -304,41 +310,58 @@ class Consumer:
     async def _publish(self, changes: Iterable[Change]) -> None:
         items = []
         for state, updates in ((change.state, change.updates) for change in changes):
-            if self._edge.listeners(channel(state.vehicle)):
-                items += [self._item(update, state.life) for update in updates]
-                metrics.PUBLISHED.inc(len(updates))
-            else:
-                metrics.SKIPPED.inc(len(updates))
+            watched = [v for v in self._views.touched(updates) if self._listened(state.vehicle, v)]
+            for update in updates:
+                found = [self._item(view, one, state.life) for view in watched if (one := view.of(update))]
+                items += found
+                (metrics.PUBLISHED if found else metrics.SKIPPED).inc()
         if items:
             await self._edge.publish(items)
 
-    def _item(self, update: Update, life: str) -> Item:
-        name, prev = (event_id(self._epoch, one, life) for one in (update.version, update.prev))
-        return Item(
-            channel(update.vehicle), name, prev, sse.event("update", msgspec.json.encode(update), name)
-        )
+    def _listened(self, vehicle: str, view: View) -> bool:
+        return self._edge.listeners(channel(vehicle, view.name)) > 0
 
-    async def _publish_latest(self, vehicles: Iterable[str]) -> None:
-        """Their last update again: whoever owned them before may have died between the commit and the publish.
+    def _replicas(self, vehicle: str, updates: Sequence[Update]) -> Sequence[str]:
+        """Those that listen to any view that was touched."""
+        names = [channel(vehicle, view.name) for view in self._views.touched(updates)]
+        return sorted({replica for name in names for replica in self._edge.replicas(name)})
+
+    def _item(self, view: View, update: Update, life: str) -> Item:
+        name, prev = (event_id(self._epoch, one, life, view.key) for one in (update.version, update.prev))
+        content = sse.event("update", msgspec.json.encode(update), name)
+        return Item(channel(update.vehicle, view.name), name, prev, content)
+
+    def _passed_over(self, folded: _Folded) -> list[_Watched]:
+        """Views of vehicles of which a packet came again, but those that this batch has touched: what is new says the rest."""
+        return [
+            (vehicle, view)
+            for vehicle in folded.redelivered
+            for view in self._views.named.values()
+            if not any(view.of(update) for update in folded.updates.get(vehicle, ()))
+        ]
+
+    async def _publish_latest(self, views: Iterable[_Watched]) -> None:
+        """The last update of each again: whoever owned them before may have died between the commit and the publish.
 
         Only the last: its `prev` tells a replica that missed more to ask the origin. One that has it asks once too, and
         gets nothing.
         """
-        watched = [vehicle for vehicle in vehicles if self._edge.listeners(channel(vehicle))]
         slots = asyncio.Semaphore(_READS)
-        reads = await asyncio.gather(*(self._last_update(vehicle, slots) for vehicle in watched))
-        if items := [self._item(*read) for read in reads if read is not None]:
+        watched = [(vehicle, view) for vehicle, view in views if self._listened(vehicle, view)]
+        reads = await asyncio.gather(*(self._last_item(vehicle, view, slots) for vehicle, view in watched))
+        if items := [item for item in reads if item is not None]:
             # After the reads: what was read of a live state that was restored meanwhile is of no chain that we know.
             if await self._live.epoch() != self._epoch:
                 raise Unavailable("the live state was restored")
             await self._edge.publish(items)
 
-    async def _last_update(self, vehicle: str, slots: asyncio.Semaphore) -> tuple[Update, str] | None:
-        """With the life that it is of."""
+    async def _last_item(self, vehicle: str, view: View, slots: asyncio.Semaphore) -> Item | None:
         async with slots:
             held = await self._live.latest(vehicle, leader=True)
-            state, updates = await self._live.since(vehicle, held.state.version - 1, leader=True)
-            return (updates[-1], state.life) if updates else None
+            since = view.version(held.state) - 1
+            state, updates = await self._live.since(vehicle, since, leader=True, view=view)
+        last = [one for update in updates if (one := view.of(update)) is not None][-1:]
+        return self._item(view, last[0], state.life) if last else None
 
     async def _reject(self, delivery: Delivery, reason: str) -> None:
         await self._queue.reject(delivery, reason)
@@ -407,6 +430,10 @@ class Consumer:
             else:
                 return
 
-    def _watched(self, partitions: frozenset[int]) -> list[str]:
-        vehicles = [found[0] for name in self._edge.channels() if (found := split_channel(name)) is not None]
-        return [v for v in vehicles if partition(v, self._settings.partitions) in partitions]
+    def _watched(self, partitions: frozenset[int]) -> list[_Watched]:
+        found = [split for name in self._edge.channels() if (split := split_channel(name)) is not None]
+        return [
+            (vehicle, self._views.named[name])
+            for vehicle, name in found
+            if name in self._views.named and partition(vehicle, self._settings.partitions) in partitions
+        ]

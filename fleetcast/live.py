@@ -14,6 +14,7 @@ import msgspec
 from fleetcast.errors import FleetcastError
 from fleetcast.state import State
 from fleetcast.update import Update
+from fleetcast.views import EVERYTHING, View
 
 
 class Held(msgspec.Struct, frozen=True, gc=False):
@@ -52,11 +53,11 @@ class Live(Protocol):
         """All vehicles that ever sent, in order of their ids."""
 
     async def since(
-        self, vehicle: str, version: int, *, leader: bool = False
+        self, vehicle: str, version: int, *, leader: bool = False, view: View = EVERYTHING
     ) -> tuple[State, Sequence[Update]]:
         """The latest state, and the retained updates after `version` up to it, in order, as far back as there is no hole.
 
-        A `version` of -1 asks for the state alone.
+        Of a view: up to its last one, those that are not of it among them. A `version` of -1 asks for the state alone.
         """
 
     async def commit(self, changes: Sequence[Change], epoch: str = "") -> Sequence[int]:

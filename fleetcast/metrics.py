@@ -63,7 +63,9 @@ AGE_SECONDS = Histogram(
 # The edge, as consume sees it. Published and skipped add up to the updates: skipped is what nobody listened to. Failed
 # rising means that a replica does not take what it is sent: its phones are healed by the chain, late. Connected below
 # the number of replicas means that one is away, or that an address is wrong.
-PUBLISHED = Counter("fleetcast_published_total", "Updates published to at least one edge replica")
+PUBLISHED = Counter(
+    "fleetcast_published_total", "Updates published to at least one edge replica, of whichever view"
+)
 PUBLISHED_ITEMS = Counter("fleetcast_published_items_total", "Items sent, one a replica", ["replica"])
 PUBLISHED_BYTES = Counter("fleetcast_published_bytes_total", "Bytes of items sent", ["replica"])
 SKIPPED = Counter(

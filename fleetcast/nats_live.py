@@ -25,6 +25,7 @@ from fleetcast.settings import Settings
 from fleetcast.state import State
 from fleetcast.subjects import LIVE, commit_subject, state_subject, update_subject
 from fleetcast.update import Update
+from fleetcast.views import EVERYTHING, View
 
 T = TypeVar("T")
 
@@ -83,16 +84,15 @@ class NatsLive:
                 return sorted(found)
 
     async def since(
-        self, vehicle: str, version: int, *, leader: bool = False
+        self, vehicle: str, version: int, *, leader: bool = False, view: View = EVERYTHING
     ) -> tuple[State, Sequence[Update]]:
         """The state first, then what led to it from `version` on: so the window never ends before the state does.
 
         A phone that missed nothing costs one get, and nobody's whole window is read.
         """
         state = (await self.latest(vehicle, leader=leader)).state
-        return state, await self._newest(
-            vehicle, version, state.version, leader=leader
-        ) if version >= 0 else []
+        upto = view.version(state)
+        return state, await self._newest(vehicle, version, upto, leader=leader) if version >= 0 else []
 
     async def commit(self, changes: Sequence[Change], epoch: str = "") -> Sequence[int]:
         """Splits what a batch cannot hold between vehicles, never within one."""

@@ -1,13 +1,13 @@
 """The app-facing API behind the edge. Stateless: it reads the live state, and tells the edge what to hold.
 
     GET /                                the page, and what it needs below /static/
-    GET /v1/vehicles                     the vehicles, by id: ?search=, after=, limit=, signals=
+    GET /v1/vehicles                     the vehicles, by id: ?search=, after=, limit=, signals=, view=
     GET /v1/vehicles/{vehicle}           the latest state, with ETag; also the article's polling endpoint
     GET /v1/vehicles/{vehicle}/events    SSE: snapshot, or with Last-Event-ID the updates since; then held by the edge
     POST /v1/tickets, /v1/session        with a token: what opens streams where headers cannot be set (`tickets`)
     GET /next/{link}                     the edge asks: what follows the ids it has?
 
-"vehicles" in the addresses is the setting `noun`.
+"vehicles" in the addresses is the setting `noun`. The first three take `?view=`: a named set of signals, all if it is left out.
 
 Every request must carry the edge's signature, and with keys (`access`) show, before all else, that it may see what it asks
 for. A stream that cannot be served now is answered 200 with an `unavailable` event, because a browser's EventSource gives up
@@ -40,8 +40,9 @@ from fleetcast.live import Live
 from fleetcast.resume import FOREIGN, Ahead, Replay, Reset, event_id, resume, version_of
 from fleetcast.settings import Settings
 from fleetcast.state import State
-from fleetcast.subjects import NEXT_LINKS, channel, control_number, is_vehicle, split_channel
-from fleetcast.update import Snapshot, snapshot
+from fleetcast.subjects import ALL, NEXT_LINKS, channel, control_number, is_vehicle, split_channel
+from fleetcast.update import Snapshot
+from fleetcast.views import View, Views
 
 log = structlog.get_logger()
 
@@ -76,12 +77,16 @@ class Origin:
         self._hold = hold
         self._last_ids = last_ids
         self._clock = clock
+        self._views = Views(settings.views).named
         self._epoch = ("", -_EPOCH_SECONDS)
         self._vehicles: tuple[Sequence[str], float] = ((), -_VEHICLES_SECONDS)
 
     async def fleet(self, request: Request) -> Response:
-        """A page of what may be seen of the fleet, each vehicle with the signals asked for; `next` begins the one after."""
+        """A page of what may be seen of the fleet, each vehicle with the signals or the view asked for; `next` begins the one
+        after.
+        """
         who = await self._access.who(request.headers)
+        view, whole = self._view(request), "view" in request.query_params
         search, after = request.query_params.get("search", ""), request.query_params.get("after", "")
         limit = request.query_params.get("limit", "50")
         if not limit.isascii() or not limit.isdigit() or len(limit) > 3 or not 1 <= int(limit) <= _MOST:
@@ -92,7 +97,13 @@ class Origin:
         states = await asyncio.gather(*(self._live.latest(vehicle) for vehicle in shown))
         body = {
             # A version 0 is of one that was forgotten since the ids were read.
-            "vehicles": [_only(snapshot(held.state), wanted) for held in states if held.state.version],
+            "vehicles": [
+                view.snapshot(held.state)
+                if whole and not wanted
+                else _only(view.snapshot(held.state), wanted)
+                for held in states
+                if held.state.version
+            ],
             "next": following,
         }
         return Response(msgspec.json.encode(body), headers=_NO_STORE, media_type="application/json")
@@ -110,40 +121,40 @@ class Origin:
         """200 with the snapshot, 304 if the app has it, 404 for a vehicle that never sent."""
         vehicle = _vehicle(request)
         await self._sees(request, vehicle)
+        view = self._view(request)
         epoch = await self._current_epoch()
         state = (await self._live.latest(vehicle)).state
         if state.version == 0:
             metrics.LATEST.labels("404").inc()
             raise Refuse(404, "No such id", f"{vehicle} has never sent a packet")
-        headers = {
-            "ETag": f'"{event_id(epoch, state.version, state.life)}"',
-            "Cache-Control": self._access.cache,
-        }
+        headers = {"ETag": f'"{_at(epoch, state, view)}"', "Cache-Control": self._access.cache}
         wanted = [tag.strip().removeprefix("W/") for tag in _list(request, "if-none-match")]
         if headers["ETag"] in wanted or "*" in wanted:
             metrics.LATEST.labels("304").inc()
             return Response(status_code=304, headers=headers)
         metrics.LATEST.labels("200").inc()
-        return Response(msgspec.json.encode(snapshot(state)), headers=headers, media_type="application/json")
+        body = msgspec.json.encode(view.snapshot(state))
+        return Response(body, headers=headers, media_type="application/json")
 
     async def events(self, request: Request) -> Response:
         """The beginning of a stream; what follows comes by the channel."""
         vehicle = _vehicle(request)
         seen = await self._sees(request, vehicle)
+        view = self._view(request)
         epoch = await self._current_epoch()
         last = request.headers.get("last-event-id") or request.query_params.get("last_event_id")
         if last:
-            body, at = await self._resumed(vehicle, epoch, last, by="phone")
+            body, at = await self._resumed(vehicle, view, epoch, last, by="phone")
             if not body:
                 body = sse.comment()  # so that the phone knows at once that the stream is open
         else:
             state = (await self._live.latest(vehicle)).state
-            body, at = _snapshot(epoch, state), event_id(epoch, state.version, state.life)
+            body, at = _snapshot(epoch, state, view), _at(epoch, state, view)
             metrics.SNAPSHOTS.inc()
         # The edge asks for ten unlike links a second, a hundred sessions of one link at a time, and asks for each new channel
         # within a second: so phones that come together share a link, and over time all links are used alike.
         link = int(self._clock.now()) % NEXT_LINKS
-        held = self._hold(channel(vehicle), at, control_number(vehicle), link, True)  # noqa: FBT003 - it begins
+        held = self._hold(channel(vehicle, view.name), at, control_number(vehicle), link, True)  # noqa: FBT003 - it begins
         return _stream(body, [*held, *_also(seen)])
 
     async def next(self, request: Request) -> Response:
@@ -156,11 +167,16 @@ class Origin:
             raise Refuse(404, "Nothing to follow", "a next link is the edge's to ask, with Grip-Last")
         epoch = await self._current_epoch()
         body, held = b"", list[tuple[str, str]]()
-        for name, vehicle, _, last in known:
+        for name, vehicle, named, last in known:
             seen = await self._access.goes_on(list(lasts), vehicle)
             if seen is None:
                 return _stream(b"", ())  # held no longer: it ends
-            part, at = await self._resumed(vehicle, epoch, last, by="edge")
+            view = self._views.get(named)
+            if view is None:
+                # A deploy took it away. Not held: the stream ends, and the phone that comes back is answered 400. An error
+                # would be asked again for half a minute first.
+                return _stream(unavailable("view"), ())
+            part, at = await self._resumed(vehicle, view, epoch, last, by="edge")
             body += part
             link = int(request.path_params["link"])
             held = [
@@ -183,36 +199,44 @@ class Origin:
             self._epoch = (epoch, now)
         return epoch
 
-    async def _resumed(self, vehicle: str, epoch: str, last: str, by: str) -> tuple[bytes, str]:
+    def _view(self, request: Request) -> View:
+        name = request.query_params.get("view", ALL)
+        if (view := self._views.get(name)) is None:
+            raise Refuse(400, "No such view", f"view is one of {', '.join(self._views)}")
+        return view
+
+    async def _resumed(self, vehicle: str, view: View, epoch: str, last: str, by: str) -> tuple[bytes, str]:
         """(events, the id the stream is at after them)."""
-        version = version_of(epoch, last)
-        since = partial(self._live.since, vehicle, -1 if version is None else version)
+        version = version_of(epoch, last, view.key)
+        since = partial(self._live.since, vehicle, -1 if version is None else version, view=view)
+        what_follows = partial(resume, epoch, last, view=view)
         state, window = await since()
-        found = resume(epoch, last, state, window, leader=False)
+        found = what_follows(state, window, leader=False)
         if isinstance(found, Ahead):  # a stale replica was read
             state, window = await since(leader=True)
-            found = resume(epoch, last, state, window, leader=True)
+            found = what_follows(state, window, leader=True)
             if isinstance(found, Reset) and found.reason == FOREIGN:
                 # Not known to the leader either: not an id of ours. Or that was a leader that others have replaced already, and
                 # that did not know it yet: by now it does, or says that it hears no others.
                 await asyncio.sleep(_DEPOSED)
                 state, window = await since(leader=True)
                 await self._live.epoch()
-                found = resume(epoch, last, state, window, leader=True)
+                found = what_follows(state, window, leader=True)
+        name = partial(event_id, epoch, life=state.life, key=view.key)
         if isinstance(found, Replay):
             metrics.REPLAYS.labels(by).inc()
             metrics.REPLAYED.labels(by).inc(len(found.updates))
             parts = [
-                sse.event("update", msgspec.json.encode(update), event_id(epoch, update.version, state.life))
+                sse.event("update", msgspec.json.encode(update), name(update.version))
                 for update in found.updates
             ]
-            return b"".join(parts), event_id(epoch, found.upto, state.life)
+            return b"".join(parts), name(found.upto)
         assert isinstance(found, Reset)
         metrics.RESETS.labels(found.reason, by).inc()
         log.warning("reset", vehicle=vehicle, reason=found.reason, last=last[:80], to=found.to, by=by)
-        at = event_id(epoch, found.to, state.life)
+        at = name(found.to)
         word = {"reason": found.reason, "from": last[:80], "to": at}
-        body = sse.event("reset", msgspec.json.encode(word)) + _snapshot(epoch, state)
+        body = sse.event("reset", msgspec.json.encode(word)) + _snapshot(epoch, state, view)
         return body, at
 
     def served(
@@ -292,9 +316,12 @@ def _only(view: Snapshot, paths: Sequence[str]) -> Snapshot:
     return msgspec.structs.replace(view, signals=signals)
 
 
-def _snapshot(epoch: str, state: State) -> bytes:
-    at = event_id(epoch, state.version, state.life)
-    return sse.event("snapshot", msgspec.json.encode(snapshot(state)), at)
+def _at(epoch: str, state: State, view: View) -> str:
+    return event_id(epoch, view.version(state), state.life, view.key)
+
+
+def _snapshot(epoch: str, state: State, view: View) -> bytes:
+    return sse.event("snapshot", msgspec.json.encode(view.snapshot(state)), _at(epoch, state, view))
 
 
 def _stream(body: bytes, held: Sequence[tuple[str, str]]) -> Response:

@@ -19,6 +19,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 
 from fleetcast.errors import Unusable
+from fleetcast.views import Views
 
 Address = Annotated[str, msgspec.Meta(pattern=r"^[^:\s]+:[0-9]{1,5}\Z")]
 Port = Annotated[int, msgspec.Meta(ge=1, le=65535)]
@@ -191,6 +192,24 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     # The edge
     window: Seconds = 600.0
     """How long an update can be replayed to a phone that comes back."""
+    views: tuple[str, ...] = (
+        (
+            "summary: Vehicle.LowVoltageSystemState Vehicle.IsMoving Vehicle.Speed Vehicle.TraveledDistance"
+            " Vehicle.StartTime Vehicle.TraveledDistanceSinceStart Vehicle.Powertrain.Range"
+            " Vehicle.Powertrain.FuelSystem.RelativeLevel Vehicle.Powertrain.TractionBattery.StateOfCharge.Displayed"
+            " Vehicle.Powertrain.TractionBattery.Charging.IsCharging Vehicle.Exterior.AirTemperature"
+            " Vehicle.Diagnostics.DTCCount Fleetcast.*.*"
+        ),
+        "tyres: Vehicle.Chassis.Axle.*.Wheel.*.Tire.* Fleetcast.Tyres.*",
+        (
+            "security: Vehicle.LowVoltageSystemState Vehicle.IsMoving Vehicle.Cabin.Door.*.*.IsOpen"
+            " Vehicle.Cabin.Door.*.*.IsLocked Vehicle.Cabin.Door.*.*.Window.IsOpen Vehicle.Body.Trunk.*.IsOpen"
+            " Vehicle.Body.Trunk.*.IsLocked Vehicle.Body.Hood.IsOpen"
+        ),
+        "location: Vehicle.CurrentLocation.**",
+    )
+    """Named sets of signals that an app can ask for (`?view=`), beside `all`, which is every signal: `name: glob glob …`, where
+    `*` is one level of a path, `**` any number. Where the car is, is only in views that name Vehicle.CurrentLocation."""
     publish: Literal["zmq", "http"] = "zmq"
     """By ZeroMQ to the replicas that listen, or by HTTP POST to all of them."""
     sig_key: Annotated[str, msgspec.Meta(pattern=r"^([A-Za-z0-9_-]{32,})?\Z")] = ""
@@ -240,6 +259,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
                 f"host: {self.host} is not loopback, and apps have no credentials yet: open for development means"
                 " this machine only. Put an authenticating proxy in front, or keep 127.0.0.1"
             )
+        Views(self.views)
         self._check_identity()
         for name in ("app_issuer", "app_audience", "app_resolver"):
             if getattr(self, name) and not self.app_keys:

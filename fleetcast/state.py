@@ -31,6 +31,13 @@ class Origin(msgspec.Struct, frozen=True, order=True, array_like=True, gc=False)
     seq: int
 
 
+class Touched(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """The last update that touched a view."""
+
+    version: int
+    updated_at: str
+
+
 class State(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     """One vehicle's state. Enrichers use `value`, `number`, `with_signals`, `recall` and `remember`."""
 
@@ -54,6 +61,8 @@ class State(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     """What enrichers keep for themselves, by their names; never sent to phones."""
     life: str = ""
     """Drawn from the first packet's place in the queue: another one after the vehicle was forgotten. Part of event ids."""
+    views: dict[str, Touched] = {}
+    """By key the views but `all`, of the process that wrote this: the last update that touched each (`views`)."""
 
     def value(self, path: str) -> Value | None:
         """The signal's value, or None if it was never seen."""

@@ -35,7 +35,7 @@ EXPLAIN = "fleetcast.explain"
 FORGET = "fleetcast.forget"
 
 ALL = "all"
-"""The view of all signals; the only one yet."""
+"""The view of all signals. The others are in the settings, see `views`."""
 
 # Headers of messages: of a packet, and what is added to it in REJECTED.
 FORM = "Content-Type"

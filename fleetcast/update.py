@@ -22,7 +22,7 @@ class Snapshot(msgspec.Struct, frozen=True, gc=False):
     signals: dict[str, Signal]
 
 
-class Update(msgspec.Struct, frozen=True, gc=False):
+class Update(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     """What changed between version `prev` and `version` of a view."""
 
     vehicle: str
@@ -30,6 +30,8 @@ class Update(msgspec.Struct, frozen=True, gc=False):
     prev: int
     updated_at: str
     signals: dict[str, Signal | None]
+    prevs: dict[str, int] = {}
+    """As it is stored: by key the views but `all` that it touches, each with the version before it there. Not for phones."""
 
 
 def snapshot(state: State) -> Snapshot:

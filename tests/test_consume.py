@@ -31,6 +31,7 @@ from fleetcast.state import Named, State
 from fleetcast.subjects import channel, partition
 from fleetcast.tally import Tally
 from fleetcast.update import Update, patched, snapshot
+from fleetcast.views import EVERYTHING, View
 from tests.servers import until
 
 EPOCH = "ab12"
@@ -162,7 +163,7 @@ class Live:
         return await self.world.asked("latest", vehicle, lambda: self.held(vehicle))
 
     async def since(
-        self, vehicle: str, version: int, *, leader: bool = False
+        self, vehicle: str, version: int, *, leader: bool = False, view: View = EVERYTHING
     ) -> tuple[State, Sequence[Update]]:
         return await self.world.asked(
             "since",
@@ -805,5 +806,5 @@ async def test_a_restore_between_read_and_publish_publishes_nothing_under_the_ol
 
     world.before = restored
     with pytest.raises(Unavailable):
-        await world.consumer._publish_latest(["a"])
+        await world.consumer._publish_latest([("a", EVERYTHING)])
     assert world.of("publish") == []

@@ -25,6 +25,7 @@ from fleetcast.sse import Event, Parser
 from fleetcast.state import State
 from fleetcast.subjects import NEXT_LINKS, channel, control_channel, control_number
 from fleetcast.update import Snapshot, Update, diff, patched, snapshot
+from fleetcast.views import EVERYTHING, View
 from tests.servers import until
 
 KEY = "k" * 43
@@ -69,7 +70,7 @@ class Live:
         return Held(state, state.version)
 
     async def since(
-        self, vehicle: str, version: int, *, leader: bool = False
+        self, vehicle: str, version: int, *, leader: bool = False, view: View = EVERYTHING
     ) -> tuple[State, Sequence[Update]]:
         self._check()
         self.asked_leader += leader

@@ -8,13 +8,14 @@ own: it knows nothing of how the platform keeps a state, makes an update or deci
 from __future__ import annotations
 
 from array import array
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Mapping
 from typing import Any
 from zlib import crc32
 
 import msgspec
 
-from fleetcast.proof.packets import NAME, Sent, good_before, is_poison, packet
+from fleetcast.proof.packets import NAME, VIEWS, Sent, good_before, is_poison, packet
 from fleetcast.proof.rows import Row
 
 MOST_NOTES = 40
@@ -87,15 +88,46 @@ def _at(value: Any, at: str, sent: Sent, stored: str) -> dict[str, Any]:
     return {"value": value, "at": at}
 
 
+class _Chain:
+    """What LIVE took, as phones of one view must see it: by each version that touched it, and 0, the empty view."""
+
+    def __init__(self) -> None:
+        self.versions = array("L", [0])
+        self.updates = array("L", [0])  # the checksum of the update as phones get it
+        self.views = array("L", [digest({})])  # of the view it makes
+        self.stored = array("d", [0.0])  # when, seconds since 1970
+
+    def add(self, version: int, update: dict[str, Any], view: dict[str, Any], stored: float) -> None:
+        """The next one. `update` names the signals of this view alone; the version before it here is set."""
+        data = msgspec.json.encode(update | {"prev": self.versions[-1]})
+        self.versions.append(version)
+        self.updates.append(crc32(data))
+        self.views.append(digest(view))
+        self.stored.append(stored)
+
+    def upto(self, version: int) -> int:
+        """Where the last one that is not after this version is."""
+        return bisect_right(self.versions, version) - 1
+
+    def cut(self, version: int) -> None:
+        """What is after this version is gone."""
+        end = self.upto(version) + 1
+        for column in (self.versions, self.updates, self.views, self.stored):
+            del column[end:]
+
+
+def _within(view: str, signals: dict[str, Any]) -> dict[str, Any]:
+    """Those of a view."""
+    return {path: one for path, one in signals.items() if path in VIEWS[view]} if view else signals
+
+
 class _Vehicle:
     def __init__(self, seed: int, vehicle: str) -> None:
         self.fold = Fold(seed, vehicle)
         self.acked = 0  # packets 0 to acked - 1 are acknowledged
         self.gone: list[range] = []  # packets that a restore lost
         self.base = 0  # good packets that no version counts: a restore lost them
-        self.updates = array("L")  # by version: the checksum of the update as it is in LIVE
-        self.views = array("L")  # by version: of the view it makes
-        self.stored = array("d")  # by version: when, seconds since 1970
+        self.chains = {view: _Chain() for view in ("", *VIEWS)}
         self.waiting: list[
             tuple[int, int, int, float]
         ] = []  # (phone, version, checksum, when) seen before we read LIVE so far
@@ -107,8 +139,9 @@ class _Vehicle:
 
 
 class _Phone:
-    def __init__(self, vehicle: str) -> None:
+    def __init__(self, vehicle: str, view: str) -> None:
         self.vehicle = vehicle
+        self.view = view
         self.epoch = ""
         self.version = -1
         self.snapshot_due = True
@@ -189,13 +222,14 @@ class Oracle:
             self.row.lost += 1
             wrong = sorted(p for p in {*patch, *signals} if patch.get(p) != signals.get(p))
             self._say(f"{vehicle}: version {version} (packet {name}) changes {wrong} otherwise than it must")
-        while len(one.updates) < version:  # versions that were missing above
-            for column in (one.updates, one.views):
-                column.append(0)
-            one.stored.append(stored)
-        one.updates.append(crc32(data))
-        one.views.append(digest(fold.signals))
-        one.stored.append(stored)
+        update.pop(
+            "prevs", None
+        )  # the platform's own record of the chains: phones do not get it, nor is it believed here
+        for view, chain in one.chains.items():
+            if not view:
+                chain.add(version, update, fold.signals, stored)
+            elif mine := _within(view, signals):
+                chain.add(version, update | {"signals": mine}, _within(view, fold.signals), stored)
         fold.version = version
         if one.waiting:
             waiting, one.waiting = one.waiting, []
@@ -219,9 +253,14 @@ class Oracle:
 
     # Phones
 
-    def listens(self, phone: int, vehicle: str, *, awake: bool, again: bool, anew: bool = False) -> None:
-        """A phone opened its stream (`awake`), or does not want one now; `again`: with its last event id, `anew`: without."""
-        one = self._phones.setdefault(phone, _Phone(vehicle))
+    def listens(
+        self, phone: int, vehicle: str, *, awake: bool, again: bool, anew: bool = False, view: str = ""
+    ) -> None:
+        """A phone opened its stream (`awake`), or does not want one now; `again`: with its last event id, `anew`: without.
+
+        `view`: empty for all signals; a phone stays with its view.
+        """
+        one = self._phones.setdefault(phone, _Phone(vehicle, view))
         one.awake = awake
         one.snapshot_due |= anew
         self.returns += again
@@ -231,7 +270,7 @@ class Oracle:
         one = self._phones[event.phone]
         vehicle = self._vehicles[one.vehicle]
         self.row.events += 1
-        who = f"phone {event.phone} of {one.vehicle}"
+        who = f"phone {event.phone} of {one.vehicle}" + (f", {one.view}" if one.view else "")
         if event.name == "reset":
             self._reset(event, one, vehicle, who)
         elif event.name == "snapshot":
@@ -248,9 +287,10 @@ class Oracle:
         if event.reason == "foreign":
             true = epoch != self.epoch
         else:
-            follows = int(text) + 1
+            chain = vehicle.chains[one.view]
+            follows = chain.upto(int(text)) + 1
             # A second of grace: the stream's own clock decides when an update has gone by.
-            true = follows < len(vehicle.stored) and vehicle.stored[follows] + self.window - 1 < event.when
+            true = follows < len(chain.stored) and chain.stored[follows] + self.window - 1 < event.when
         if not true:
             self.row.false_resets += 1
             self._say(
@@ -294,16 +334,22 @@ class Oracle:
 
     def _same(self, vehicle: _Vehicle, phone: int, version: int, checksum: int, when: float) -> None:
         """What a phone saw is what LIVE took, and took before; a snapshot's checksum comes with a minus."""
-        if version >= len(vehicle.updates):
+        if version > vehicle.fold.version:
             vehicle.waiting.append((phone, version, checksum, when))
             return
-        columns = (vehicle.updates, checksum) if checksum >= 0 else (vehicle.views, -checksum)
-        if columns[0][version] != columns[1]:
+        view = self._phones[phone].view
+        chain = vehicle.chains[view]
+        at = bisect_left(chain.versions, version)
+        there = at < len(chain.versions) and chain.versions[at] == version
+        if there and checksum != (chain.updates[at] if checksum >= 0 else -chain.views[at]):
             self.row.lost += 1
             self._say(f"phone {phone}: version {version} is not what LIVE took")
-        elif when < vehicle.stored[version] - _CLOCKS:
+        elif not there:
+            self.row.lost += 1
+            self._say(f"phone {phone}: version {version} is none of {view or 'all'}")
+        elif when < chain.stored[at] - _CLOCKS:
             self.row.reordered += 1
-            early = vehicle.stored[version] - when
+            early = chain.stored[at] - when
             self._say(f"phone {phone} saw version {version} {early:.3f} s before LIVE took it")
 
     # How far
@@ -326,8 +372,16 @@ class Oracle:
         return [
             number
             for number, one in self._phones.items()
-            if one.awake and (one.snapshot_due or one.epoch != self.epoch or one.version < due[one.vehicle])
+            if one.awake
+            and (
+                one.snapshot_due or one.epoch != self.epoch or one.version < self._due(one, due[one.vehicle])
+            )
         ]
+
+    def _due(self, phone: _Phone, version: int) -> int:
+        """What the phone must have got when `version` is due. (Of a view that is known once LIVE was read so far.)"""
+        chain = self._vehicles[phone.vehicle].chains[phone.view]
+        return chain.versions[chain.upto(version)] if phone.view else version
 
     @property
     def asleep(self) -> int:
@@ -364,23 +418,20 @@ class Oracle:
             fold.next = one.acked
             one.base = good_before(one.acked) - fold.version
             one.fold = fold
-            for column in (one.updates, one.views, one.stored):
-                del column[fold.version + 1 :]
+            for chain in one.chains.values():
+                chain.cut(fold.version)
 
     # The end
 
-    def view(self, vehicle: str) -> tuple[int, dict[str, Any]]:
+    def view(self, vehicle: str, view: str = "") -> tuple[int, dict[str, Any]]:
         """(version, signals) that it must have."""
-        fold = self._vehicles[vehicle].fold
-        return fold.version, fold.signals
+        one = self._vehicles[vehicle]
+        version = one.chains[view].versions[-1] if view else one.fold.version
+        return version, _within(view, one.fold.signals)
 
     def begin(self, epoch: str) -> None:
         """Before the first packet: version 0 of everything is the empty view."""
         self.epoch = epoch
-        for one in self._vehicles.values():
-            one.updates.append(0)
-            one.views.append(digest({}))
-            one.stored.append(0.0)
 
     def finish(
         self, stored: Mapping[str, tuple[int, dict[str, Any]]], rejected: Mapping[str, list[str]]
@@ -414,11 +465,11 @@ class Oracle:
     def level(self, phone: int, version: int, checksum: int) -> None:
         """What a phone shows in the end, all of it."""
         one = self._phones[phone]
-        fold = self._vehicles[one.vehicle].fold
-        if (version, checksum) != (fold.version, digest(fold.signals)):
+        due, signals = self.view(one.vehicle, one.view)
+        if (version, checksum) != (due, digest(signals)):
             self.row.lost += 1
             self._say(
-                f"phone {phone} of {one.vehicle} shows version {version}, not what {fold.version} packets come to"
+                f"phone {phone} of {one.vehicle} shows version {version} of {one.view or 'all'}, not what {due} comes to"
             )
 
     def _say(self, note: str) -> None:

@@ -20,6 +20,10 @@ POISON = "Proof.Poison"
 BOOT_AFTER = 500  # packets: then the car restarts, and counts from one again
 POISON_EVERY = 100
 
+DEFINED = ("some: Proof.Flag *.List **.Number3", "rare: Proof.Text Proof.Rules")
+VIEWS = {"some": {"Proof.Flag", "Proof.List", "Proof.Number3"}, "rare": {"Proof.Text", "Proof.Rules"}}
+"""The views of a proof's platform beside `all`: as its settings define them, and the paths that this means."""
+
 _BEGIN = datetime(2026, 1, 1, tzinfo=UTC)
 _LARGE_EVERY = 1000
 _LARGE_BYTES = 500_000

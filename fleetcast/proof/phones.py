@@ -5,11 +5,11 @@
     sleepy     goes away for a while, most often for less than the window
     slow       reads 1 kB a second for a while, then catches up
 
-All come back with their last event id, unless told otherwise. They check nothing: what they saw is reported, and the oracle
-judges.
+A third are on a view, of some signals or of a rare one, the others on all. All come back with their last event id, unless told
+otherwise. They check nothing: what they saw is reported, and the oracle judges.
 In: {"drop": true} makes all come back at once; {"anew": true} the same, without their last event id; {"away": seconds} sends
 every third, ten at most, away for so long; {"calm": true} ends all moods; {"final": true} asks what each shows.
-Out: each tenth of a second {"events": […], "moods": [[phone, vehicle, awake, again, anew], …], "connected", "closed",
+Out: each tenth of a second {"events": […], "moods": [[phone, vehicle, awake, again, anew, view], …], "connected", "closed",
 "refused": how many}, and once asked "final": [[phone, version, checksum], …].
 """
 
@@ -30,6 +30,7 @@ from fleetcast import sse
 from fleetcast.proof.client import Answer, Line
 from fleetcast.proof.drivers import Driver
 from fleetcast.proof.oracle import Event, digest
+from fleetcast.proof.packets import VIEWS
 
 _MOODS = ("steady",) * 12 + ("restless",) * 4 + ("sleepy",) * 3 + ("slow",)
 _SILENCE = 60.0  # seconds without a byte: keep-alives come every 25
@@ -56,6 +57,7 @@ class Phone:
     def __init__(self, number: int, vehicle: str, mood: str, crowd: Phones) -> None:
         self.number = number
         self.vehicle = vehicle
+        self.view = list(VIEWS)[number % len(VIEWS)] if number // len(VIEWS) % 3 == 0 else ""
         self.mood = mood
         self.crowd = crowd
         self.last = ""
@@ -91,7 +93,8 @@ class Phone:
             async with asyncio.timeout(15):
                 line = await Line.open(self.crowd.port, _SLOW_BUFFER if mood == "slow" else 0)
                 headers = {"Accept": sse.MEDIA_TYPE} | ({"Last-Event-ID": self.last} if self.last else {})
-                line.ask("GET", f"/v1/vehicles/{self.vehicle}/events", headers)
+                query = f"?view={self.view}" if self.view else ""
+                line.ask("GET", f"/v1/vehicles/{self.vehicle}/events{query}", headers)
                 answer = Answer()
                 while not answer.begun:
                     data = await line.reader.read(65_536)
@@ -208,7 +211,7 @@ class Phones(Driver):
         self.calm = False
         self.closed = self.refused = 0
         self.events: list[Event] = []
-        self.moods: list[tuple[int, str, bool, bool, bool]] = []
+        self.moods: list[tuple[int, str, bool, bool, bool, str]] = []
         self.phones = [
             Phone(
                 n,
@@ -224,7 +227,7 @@ class Phones(Driver):
 
     def said(self, phone: Phone, *, awake: bool, again: bool = False, anew: bool = False) -> None:
         """A phone wants to listen, or not."""
-        self.moods.append((phone.number, phone.vehicle, awake, again, anew))
+        self.moods.append((phone.number, phone.vehicle, awake, again, anew, phone.view))
 
     def leave_behind(self, line: Line, dice: random.Random) -> bool:
         """Half of those that change networks cannot close: the old connection stays for a while, unread."""

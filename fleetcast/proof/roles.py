@@ -34,6 +34,7 @@ from fleetcast.queue import Delivery, Queue, Stored
 from fleetcast.settings import Settings, load
 from fleetcast.state import State
 from fleetcast.update import Update
+from fleetcast.views import EVERYTHING, View
 
 T = TypeVar("T")
 
@@ -130,10 +131,10 @@ class TrappedLive:
         return await self._live.vehicles()
 
     async def since(
-        self, vehicle: str, version: int, *, leader: bool = False
+        self, vehicle: str, version: int, *, leader: bool = False, view: View = EVERYTHING
     ) -> tuple[State, Sequence[Update]]:
         """See the seam."""
-        return await self._live.since(vehicle, version, leader=leader)
+        return await self._live.since(vehicle, version, leader=leader, view=view)
 
     async def commit(self, changes: Sequence[Change], epoch: str = "") -> Sequence[int]:
         """See the seam."""

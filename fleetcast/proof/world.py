@@ -33,7 +33,7 @@ from fleetcast.proof.client import get
 from fleetcast.proof.drivers import Driven
 from fleetcast.proof.follow import Follower
 from fleetcast.proof.oracle import Event, Oracle
-from fleetcast.proof.packets import body
+from fleetcast.proof.packets import DEFINED, VIEWS, body
 from fleetcast.proof.ports import free_ports, platform_settings
 from fleetcast.proof.rows import Row
 from fleetcast.proof.wire import Wire
@@ -71,7 +71,7 @@ _SPARE = 2  # ports for so many edges, consumes and origins that are added while
 
 class _Seen(msgspec.Struct):
     events: list[Event]
-    moods: list[tuple[int, str, bool, bool, bool]]
+    moods: list[tuple[int, str, bool, bool, bool, str]]
     connected: int
     closed: int
     refused: int
@@ -129,6 +129,7 @@ class World:
             "partitions": 16,
             "window": size.window,
             "enrichers": (f"{RULES}:enrich",),
+            "views": DEFINED,
             "edge_connections": max(200, size.phones + 100),
             "log": "json",
         }
@@ -237,12 +238,12 @@ class World:
 
     def _on_phones(self, line: bytes) -> None:
         said = msgspec.json.decode(line, type=_Seen)
-        for phone, vehicle, awake, again, anew in said.moods:
+        for phone, vehicle, awake, again, anew, view in said.moods:
             if not awake:
                 self._woke.pop(phone, None)
             else:
                 self._woke.setdefault(phone, time.monotonic())
-            self.oracle.listens(phone, vehicle, awake=awake, again=again, anew=anew)
+            self.oracle.listens(phone, vehicle, awake=awake, again=again, anew=anew, view=view)
         for event in said.events:
             self.oracle.event(event)
         self.connected, self.closed, self.phones_refused = said.connected, said.closed, said.refused
@@ -477,13 +478,14 @@ class World:
 
     async def _front(self) -> None:
         """The same, as an app gets it."""
-        for vehicle in self.vehicles:
-            answer = await get(self.settings.front_port, f"/v1/{self.settings.noun}/{vehicle}")
+        for vehicle, view in ((vehicle, view) for vehicle in self.vehicles for view in ("", *VIEWS)):
+            query = f"?view={view}" if view else ""
+            answer = await get(self.settings.front_port, f"/v1/{self.settings.noun}/{vehicle}{query}")
             shown = msgspec.json.decode(bytes(answer.body)) if answer.status == 200 else {}
-            if (shown.get("version"), shown.get("signals")) != self.oracle.view(vehicle):
+            if (shown.get("version"), shown.get("signals")) != self.oracle.view(vehicle, view):
                 self.oracle.row.lost += 1
                 self.oracle.row.notes.append(
-                    f"{vehicle}: the front door answers another state ({answer.status})"
+                    f"{vehicle}: the front door answers another state ({answer.status}{query})"
                 )
 
     async def _rejected(self) -> dict[str, list[str]]:

@@ -22,8 +22,9 @@ from fleetcast.live import Change, Fenced, Held, Live, Refused
 from fleetcast.nats_live import NatsLive
 from fleetcast.packet import Signal
 from fleetcast.settings import Settings
-from fleetcast.state import State
+from fleetcast.state import State, Touched
 from fleetcast.update import Update
+from fleetcast.views import Views
 from tests.servers import Proxy, free_ports, nats_server, platform_settings, short_folder, until
 
 AT = "2026-01-01T00:00:00.000Z"
@@ -173,6 +174,27 @@ async def test_what_was_committed_is_read(world: World, leader: bool) -> None:
     assert await live.since("car-1", 2, leader=leader) == (two.state, [*one.updates, *two.updates][2:])
     assert await live.since("car-1", 5, leader=leader) == (two.state, [])
     assert await live.since("car-1", 9, leader=leader) == (two.state, [])
+
+
+@pytest.mark.parametrize("leader", [False, True])
+async def test_of_a_view_it_is_read_up_to_its_last_update(world: World, leader: bool) -> None:
+    """What did not touch it since is not read; that the view has nothing new is one read, however much came."""
+    live = await world.live()
+    (view,) = [one for one in Views(["text: Test.Text"]).named.values() if one.key]
+    one = change(Held(State("car-1"), 0), 6)
+    updates = [
+        msgspec.structs.replace(
+            update, prevs={view.key: update.version - 2} if update.version in (2, 4) else {}
+        )
+        for update in one.updates
+    ]
+    state = msgspec.structs.replace(one.state, views={view.key: Touched(4, AT)})
+    await live.commit([Change(state, 0, updates)])
+    assert await live.latest("car-1", leader=leader) == await live.latest("car-1")
+    assert (await live.latest("car-1")).state == state
+    for last, expected in ((0, updates[:4]), (2, updates[2:4]), (4, []), (5, []), (-1, [])):
+        assert await live.since("car-1", last, leader=leader, view=view) == (state, expected)
+    assert await live.since("car-1", 0, leader=leader) == (state, updates)
 
 
 async def test_revisions_come_in_the_order_of_the_changes(world: World) -> None:

@@ -34,6 +34,7 @@ from fleetcast.settings import Settings
 from fleetcast.sse import Event, Parser
 from fleetcast.state import State
 from fleetcast.update import Update, diff
+from fleetcast.views import EVERYTHING, View
 from tests.test_access import Ground
 
 FILE = Path(__file__).parents[2] / "docs" / "openapi.yaml"
@@ -269,7 +270,7 @@ class Lives:
         return Held(state, state.version)
 
     async def since(
-        self, vehicle: str, version: int, *, leader: bool = False
+        self, vehicle: str, version: int, *, leader: bool = False, view: View = EVERYTHING
     ) -> tuple[State, Sequence[Update]]:
         state = (await self.latest(vehicle)).state
         return state, [one for one in self.updates[1:] if one.version > version] if vehicle == "car" else []

@@ -157,14 +157,14 @@ class Site:
 
     @asynccontextmanager
     async def phone(
-        self, vehicle: str, last: str = "", headers: Mapping[str, str] | None = None
+        self, vehicle: str, last: str = "", headers: Mapping[str, str] | None = None, view: str = ""
     ) -> AsyncIterator[Phone]:
         """A phone on this vehicle, its stream open."""
         phone = Phone(vehicle, last)
         sent = {"Accept": sse.MEDIA_TYPE, "Accept-Encoding": "identity", **(headers or {})}
         if last:
             sent["Last-Event-ID"] = last
-        url = f"{self.url}/v1/{self.settings.noun}/{vehicle}/events"
+        url = f"{self.url}/v1/{self.settings.noun}/{vehicle}/events" + (f"?view={view}" if view else "")
         task = asyncio.create_task(phone.read(self.client, url, sent))
         try:
             await until(lambda: phone.status or phone.ended, f"a stream of {vehicle}")

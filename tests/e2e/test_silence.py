@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.outside import Site, site
+from fleetcast.signals import TYRES_LOW
+from tests.e2e.outside import Site, data, site
 from tests.servers import Server, free_ports, http_answers, until
 
 GREETING = 64
@@ -191,3 +192,31 @@ async def test_a_vehicle_whose_last_phone_left_falls_silent(here: Site, wires: l
     before = [len(wire.messages) for wire in wires]
     assert await one_more_is_skipped()
     assert [len(wire.messages) for wire in wires] == before
+
+
+async def test_a_phone_of_a_view_causes_no_bytes_while_other_signals_change(
+    here: Site, wires: list[Wire]
+) -> None:
+    tyre = "Vehicle.Chassis.Axle.Row1.Wheel.Left.Tire.Pressure"
+    await here.send("viewed", 1, {"Vehicle.Speed": 1, tyre: 230})
+    await here.reaches("viewed", 1)
+    async with here.phone("viewed", view="tyres") as phone:
+        shown = await phone.snapshot()
+        assert shown["version"] == 1
+        assert all(".Tire." in path or path == TYRES_LOW for path in shown["signals"])
+        published, skipped = await here.counts("published"), await here.counts("skipped")
+        before = [len(wire.messages) for wire in wires]
+        for number in range(2, 22):
+            await here.send("viewed", number, {"Vehicle.Speed": number})
+        assert await handled(here, published + skipped + 20) == (published, skipped + 20)
+        seen = [wire.heartbeats for wire in wires]
+        await until(lambda: all(wire.heartbeats > old + 1 for wire, old in zip(wires, seen, strict=True)))
+        assert [len(wire.messages) for wire in wires] == before
+        await here.send("viewed", 22, {"Vehicle.Speed": 22, tyre: 180})
+        (event,) = await phone.take()
+        assert (event.event, data(event)["prev"], data(event)["version"]) == ("update", 1, 22)
+        assert data(event)["signals"][tyre]["value"] == 180
+        assert phone.untaken == []
+        sent = [frames for wire, old in zip(wires, before, strict=True) for frames in wire.messages[old:]]
+        assert [frames[0] for frames in sent] == [b"v/viewed/tyres/"]
+        assert b"Speed" not in sent[0][1]

@@ -96,6 +96,9 @@ MUTANTS = {
     "snapshot-with-id-before": Run(("all phones",), 6, cars=20, phones=60, rate=6),
     "takeover-without-reset": _CRASH,
     "update-without-times": _BACK,
+    "view-not-filtered": _BACK,
+    "view-touched-not-kept": _BACK,
+    "view-with-chain-of-all": _BACK,
     "window-too-short": _STALL,
 }
 """By name of its diff: the proof that must find it. Equal ones are run once on the clean tree."""

@@ -15,17 +15,19 @@ from fleetcast.clock import rfc3339
 from fleetcast.decode import load
 from fleetcast.proof import rules
 from fleetcast.proof.oracle import Event, Oracle, digest
-from fleetcast.proof.packets import body, is_poison, packet
+from fleetcast.proof.packets import DEFINED, body, is_poison, packet
 from fleetcast.settings import Settings
 from fleetcast.skew import believed
 from fleetcast.state import Named, State, apply
 from fleetcast.update import Update, diff
+from fleetcast.views import EVERYTHING, View, Views
 
 decode = load(Settings().decoders).decode
 
 SEED, WINDOW, EPOCH = 7, 60.0, "e"
 _CLOCK = 1e8
 _RULES = [Named("proof", rules.enrich)]
+VIEWS = Views(DEFINED)
 
 
 @dataclass
@@ -49,6 +51,7 @@ class Phone:
 
     number: int
     car: Car
+    view: View = EVERYTHING
     last: str = ""
     version: int = -1
     signals: dict[str, object] = field(default_factory=dict)
@@ -63,7 +66,12 @@ class Platform:
         self.oracle = Oracle(SEED, names, WINDOW)
         self.oracle.begin(EPOCH)
         self.cars = [Car(name, [State(name)]) for name in names]
-        self.phones = [Phone(number, self.cars[number % cars]) for number in range(phones)]
+        # With views by turns; the first one is on all.
+        kinds = list(VIEWS.named.values())
+        self.phones = [
+            Phone(number, self.cars[number % cars], kinds[number // cars % len(kinds)])
+            for number in range(phones)
+        ]
         for phone in self.phones:
             self.comes(phone)
 
@@ -92,8 +100,9 @@ class Platform:
             timed = believed(sent, stored, _CLOCK, _CLOCK)
             after = apply(before, timed, "i", n + 1, rfc3339(stored), _RULES)
             self.now += 0.01
+            after, update = VIEWS.chained(before, after, diff(before, after))
             car.states.append(after)
-            car.updates.append(diff(before, after))
+            car.updates.append(update)
             car.stored.append(self.now)
 
     def read(self, car: Car) -> None:
@@ -120,29 +129,41 @@ class Platform:
         if anew:
             phone.last = ""
         again = bool(phone.last)
-        self.oracle.listens(phone.number, phone.car.name, awake=True, again=again, anew=not again)
+        self._listens(phone, awake=True, again=again, anew=not again)
         self.now += 0.01
+        missed = [update.version for update in self.chain(phone) if update.version > phone.version]
         if not again:
             self.snapshot(phone)
-        elif phone.version < len(phone.car.stored) and phone.car.stored[phone.version] + WINDOW < self.now:
+        elif missed and phone.car.stored[missed[0] - 1] + WINDOW < self.now:
             self.event(phone, "reset", reason="expired", last=phone.last)
             self.snapshot(phone)
         self.deliver(phone)
 
     def goes(self, phone: Phone) -> None:
-        self.oracle.listens(phone.number, phone.car.name, awake=False, again=False)
+        self._listens(phone, awake=False, again=False)
+
+    def _listens(self, phone: Phone, *, awake: bool, again: bool, anew: bool = False) -> None:
+        view = phone.view.name if phone.view.key else ""
+        self.oracle.listens(phone.number, phone.car.name, awake=awake, again=again, anew=anew, view=view)
+
+    def chain(self, phone: Phone) -> list[Update]:
+        """All updates of its view."""
+        return [one for update in phone.car.updates if (one := phone.view.of(update)) is not None]
 
     def snapshot(self, phone: Phone) -> None:
-        state = phone.car.states[-1]
-        phone.signals = msgspec.to_builtins(state.signals)
-        self.event(phone, "snapshot", version=state.version, checksum=digest(phone.signals))
+        shown = phone.view.snapshot(phone.car.states[-1])
+        phone.signals = msgspec.to_builtins(shown.signals)
+        self.event(phone, "snapshot", version=shown.version, checksum=digest(phone.signals))
 
     def deliver(self, phone: Phone) -> None:
         """All that it has not got."""
-        for update in phone.car.updates[max(0, phone.version) :]:
-            self.update(phone, update)
+        for update in self.chain(phone):
+            if update.version > phone.version:
+                self.update(phone, update)
 
     def update(self, phone: Phone, update: Update) -> None:
+        """Of its view; what only LIVE has of it is left out."""
+        update = msgspec.structs.replace(update, prevs={})
         for path, signal in msgspec.to_builtins(update.signals).items():
             phone.signals[path] = {name: one for name, one in signal.items() if one is not None}
         self.event(

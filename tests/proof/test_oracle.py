@@ -9,8 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fleetcast.packet import Signal
+from fleetcast.proof.oracle import digest
 from fleetcast.proof.packets import packet
 from fleetcast.proof.rows import BREACHES, Row, total
+from fleetcast.update import Update
 from tests.proof.faithful import EPOCH, SEED, WINDOW, Car, Phone, Platform
 
 STEPS = ("send", "ack", "commit", "read", "deliver", "comes back", "begins anew", "goes", "time passes")
@@ -32,10 +34,10 @@ def notes(platform: Platform) -> str:
 )
 @settings(max_examples=60)
 def test_a_faithful_platform_breaks_nothing(warm: int, steps: list[tuple[str, int]]) -> None:
-    platform = Platform(cars=2, phones=4)
+    platform = Platform(cars=2, phones=6)  # of each car one on all, and one on each view
     platform.drive(platform.cars[0], warm)
     for step, number in steps:
-        car, phone = platform.cars[number % 2], platform.phones[number % 4]
+        car, phone = platform.cars[number % 2], platform.phones[number % 6]
         does: dict[str, Callable[[], None]] = {
             "send": partial(platform.send, car),
             "ack": partial(platform.ack, car),
@@ -287,7 +289,7 @@ def test_an_update_that_a_phone_sees_before_live_took_it(late: bool) -> None:
         platform.read(car)
     car.stored[-1] = platform.now + 5
     if not late:
-        platform.oracle._vehicles[car.name].stored[-1] = car.stored[-1]
+        platform.oracle._vehicles[car.name].chains[""].stored[-1] = car.stored[-1]
     platform.deliver(phone)
     platform.read(car)
     assert found(platform) == {"reordered": 1}
@@ -388,3 +390,104 @@ def test_what_a_restore_takes_back_is_due_no_more() -> None:
     platform.event(phone, "reset", reason="foreign", last=phone.last)
     assert platform.oracle.due() == {car.name: 5}
     assert found(platform) == {}
+
+
+# Views
+
+
+def viewing() -> tuple[Platform, Car, Phone, list[Update]]:
+    """A phone on a view of which it has not got the last two updates; these."""
+    platform = Platform(phones=2)
+    car, phone = platform.cars[0], platform.phones[1]
+    assert phone.view.name == "some"
+    while len(platform.chain(phone)) < 4:
+        platform.drive(car)
+    missed = platform.chain(phone)[-2:]
+    platform.goes(phone)
+    platform.comes(phone, anew=True)
+    assert found(platform) == {}
+    # As it was two updates before.
+    at = missed[0].prev
+    phone.signals = msgspec.to_builtins(phone.view.snapshot(car.states[at]).signals)
+    platform.oracle.listens(phone.number, car.name, awake=True, again=False, anew=True, view="some")
+    platform.event(phone, "snapshot", version=at, checksum=digest(phone.signals))
+    assert found(platform) == {}
+    assert platform.oracle.behind(platform.oracle.due()) == [phone.number]
+    return platform, car, phone, missed
+
+
+def test_a_views_updates_one_after_the_other_are_right() -> None:
+    platform, _, phone, missed = viewing()
+    for update in missed:
+        platform.update(phone, update)
+    assert platform.oracle.behind(platform.oracle.due()) == []
+    platform.settle()
+    assert found(platform) == {}
+
+
+def test_an_update_of_a_view_that_is_passed_over_silently() -> None:
+    platform, _, phone, (first, second) = viewing()
+    platform.update(phone, msgspec.structs.replace(second, prev=first.prev))
+    assert found(platform) == {"lost": 1}
+    assert "is not what LIVE took" in notes(platform)
+
+
+def test_an_update_of_a_view_that_is_passed_over_and_seen() -> None:
+    platform, _, phone, (_, second) = viewing()
+    platform.update(phone, second)
+    assert "a gap" in notes(platform)
+
+
+def test_a_phone_of_a_view_that_sees_other_signals() -> None:
+    platform, car, phone, (first, _) = viewing()
+    whole = msgspec.structs.replace(car.updates[first.version - 1], prev=first.prev)
+    assert set(whole.signals) > set(first.signals)
+    platform.update(phone, whole)
+    assert found(platform) == {"lost": 1}
+
+
+def test_a_phone_of_a_view_that_gets_what_did_not_touch_it() -> None:
+    platform, car, phone, missed = viewing()
+    for update in missed:
+        platform.update(phone, update)
+    while platform.chain(phone)[-1].version == len(car.updates):
+        platform.drive(car)
+    before, after = phone.version, len(car.updates)
+    platform.update(phone, Update(car.name, after, before, "t", {}))
+    assert found(platform)["lost"] == 1
+    assert f"version {after} is none of some" in notes(platform)
+
+
+def test_a_snapshot_of_a_view_by_a_version_that_did_not_touch_it() -> None:
+    platform, car, phone, _ = viewing()
+    while platform.chain(phone)[-1].version == len(car.updates):
+        platform.drive(car)
+    phone.signals = msgspec.to_builtins(phone.view.snapshot(car.states[-1]).signals)
+    platform.oracle.listens(phone.number, car.name, awake=True, again=False, anew=True, view="some")
+    platform.event(phone, "snapshot", version=len(car.updates), checksum=digest(phone.signals))
+    assert "is none of some" in notes(platform)
+
+
+def test_a_reset_of_a_view_is_judged_by_its_own_last_update() -> None:
+    """Its next one is within the window, though others after its last are not."""
+    platform, car, phone, (first, second) = viewing()
+    for update in (first, second):
+        platform.update(phone, update)
+    assert platform.oracle.resets == 0
+    platform.now += WINDOW + 5
+    while platform.chain(phone)[-1] == second:
+        platform.drive(car)
+    phone.version, phone.last = second.version, f"{EPOCH}-{second.version}"
+    platform.event(phone, "reset", reason="expired", last=phone.last)
+    assert found(platform)["false_resets"] == 1
+
+
+def test_a_phone_that_shows_other_signals_of_a_view_in_the_end() -> None:
+    platform, car, phone, missed = viewing()
+    for update in missed:
+        platform.update(phone, update)
+    platform.oracle.level(phone.number, phone.version, digest(phone.signals))
+    assert found(platform) == {}
+    signals = msgspec.to_builtins(car.states[-1].signals)
+    platform.oracle.level(phone.number, phone.version, digest(signals))
+    assert found(platform) == {"lost": 1}
