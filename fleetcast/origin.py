@@ -233,7 +233,9 @@ class Origin:
             return b"".join(parts), name(found.upto)
         assert isinstance(found, Reset)
         metrics.RESETS.labels(found.reason, by).inc()
-        log.warning("reset", vehicle=vehicle, reason=found.reason, last=last[:80], to=found.to, by=by)
+        log.warning(
+            "reset", vehicle=vehicle, view=view.name, reason=found.reason, last=last[:80], to=found.to, by=by
+        )
         at = name(found.to)
         word = {"reason": found.reason, "from": last[:80], "to": at}
         body = sse.event("reset", msgspec.json.encode(word)) + _snapshot(epoch, state, view)
