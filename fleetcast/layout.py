@@ -23,6 +23,7 @@ FIXED = frozenset(
     {
         "data",
         "host",
+        "app_keys",
         "vehicle_keys",
         "vehicle_ca",
         "vehicle_host",

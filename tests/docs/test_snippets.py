@@ -28,7 +28,7 @@ import pytest
 from playwright._impl._driver import compute_driver_executable
 from playwright.sync_api import expect, sync_playwright
 
-from fleetcast import registry
+from fleetcast import access, registry
 from fleetcast import settings as settings_module
 from fleetcast.clock import SystemClock
 from fleetcast.errors import Refuse
@@ -391,6 +391,21 @@ def test_the_registry_of_the_documentation_is_one(ground: Ground) -> None:
         done = ground.run(f"fleetcast vehicles {verb}", environment=own)
         assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
         assert "in the workshop" in done.stderr
+
+
+def test_the_resolver_of_the_documentation_decides(ground: Ground) -> None:
+    own = {"FLEETCAST_APP_RESOLVER": "owners:may_see", "FLEETCAST_APP_KEYS": "app-keys.pem"}
+    done = ground.run("fleetcast doctor", environment={**ground.environment, **own})
+    assert "ok  settings: the resolver loads" in done.stdout
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(ground.folder)
+        resolve = access.load_resolver("owners:may_see")
+
+    async def asked() -> list[bool]:
+        pairs = [("ann", "my-car"), ("ann", "your-car"), ("bob", "your-car"), ("eve", "my-car")]
+        return [await resolve({"sub": user}, vehicle) for user, vehicle in pairs]
+
+    assert asyncio.run(asked()) == [True, False, True, False]
 
 
 @pytest.mark.parametrize(("file", "passed"), [("test_speeding.py", 2), ("test_acme_frame.py", 6)])

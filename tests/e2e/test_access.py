@@ -210,9 +210,16 @@ def said(what: str, seconds: Sequence[float]) -> None:
 async def test_a_revoked_users_streams_end_at_every_replica_and_no_others(keyed: Keyed) -> None:
     async with AsyncExitStack() as stack:
         mine = [keyed.token("rita", "car-1") for _ in range(3)]
+        before = await keyed.here.counts("replays", "origin", label="edge")
         phones = await opened(keyed, stack, _STREAMS, lambda number: bearer(mine[number % 3]))
         (other,) = await opened(keyed, stack, 1, lambda _: bearer(keyed.token("otto", "car-1")))
         assert min(await keyed.here.sessions()) > 0
+
+        async def asked() -> bool:
+            return await keyed.here.counts("replays", "origin", label="edge") >= before + 8
+
+        # Each token's streams of a replica have asked the next link by then: the edge has not answered one by another's.
+        await until(asked, "the next links were asked")
         revoking = asyncio.create_task(keyed.fleetcast("revoke", "rita"))
         ended = await ends(phones)
         assert await revoking == "revoked: user rita\n"
@@ -310,3 +317,25 @@ async def test_no_log_holds_any_part_of_a_credential(keyed: Keyed) -> None:
         text = path.read_text(errors="replace")
         for secret in keyed.secrets:
             assert not [part for part in secret.split(".")[1:] if part[-24:] in text], path
+
+
+async def test_by_http_too_streams_end_that_are_over(folder: Path) -> None:
+    pki = DevelopmentPki(folder / "dev-pki")
+    async with site(
+        folder, publish="http", edges=2, origins=1, consumers=1, app_keys=str(pki.app_keys)
+    ) as here:
+        keyed = Keyed(here, pki, folder)
+        await here.send("car-1", 1)
+        async with AsyncExitStack() as stack:
+            lasting = keyed.token("ann", "car-1")
+            (revoked,) = await opened(keyed, stack, 1, lambda _: bearer(lasting))
+            (other,) = await opened(keyed, stack, 1, lambda _: bearer(keyed.token("bob", "car-1")))
+            short = keyed.token("eva", "car-1", seconds=4)
+            expired = await opened(keyed, stack, 2, lambda _: bearer(short))
+            ended = await ends(expired)
+            exp = jwt.decode(short, options={"verify_signature": False})["exp"]
+            assert 0 < max(ended) - exp < _BOUND
+            assert not revoked.ended
+            await keyed.fleetcast("revoke", "ann")
+            await until(lambda: revoked.ended, "it is closed")
+            assert not other.ended
