@@ -12,10 +12,12 @@ from pathlib import Path
 
 import msgspec
 
+from fleetcast.front import BUNDLE
 from fleetcast.settings import Settings
 
 _INNER_CONNECTIONS = 500
 _OPENING = 64  # new streams at a time that the edge has not answered: its queues hold 100
+_PAGE = 500  # streams of one HTTP/2 connection; HAProxy's default is 100
 _RESERVE = 400  # HAProxy's own files: listeners, checks, logs, its stats socket
 _EDGE = "check inter 1s fall 2 rise 2 on-marked-down shutdown-sessions"
 # For streams a connection that is refused is a failed check, and the next one follows at once: an edge that dies and is back
@@ -104,6 +106,9 @@ def configuration(
         f"    server origin{number} {address} check port {admin}"
         for number, (address, admin) in numbered.items()
     )
+    # A page that follows many vehicles opens a stream for each: over HTTP/1.1 a browser opens six, over HTTP/2 as many as it is
+    # allowed here, and those beyond that hang without an error.
+    tls = f" ssl crt {folder}/{BUNDLE} alpn h2,http/1.1 ssl-min-ver TLSv1.2" if settings.front_cert else ""
     text = f"""\
 global
     log stdout format raw local0 notice
@@ -114,6 +119,7 @@ global
     lua-load {folder}/pace.lua
     hard-stop-after 5s
     tune.http.maxhdr 600
+    tune.h2.max-concurrent-streams {_PAGE}
 
 defaults
     mode http
@@ -137,7 +143,7 @@ defaults
     timeout http-keep-alive 60s
 
 frontend front
-    bind {settings.host}:{settings.front_port}
+    bind {settings.host}:{settings.front_port}{tls}
     # Ours alone to set: the edge strips them as well.
     http-request del-header grip- -m beg
     acl events path_end /events

@@ -21,7 +21,19 @@ from typing import IO, Any
 import httpx2
 import msgspec
 
-from fleetcast import admission, auth, decode, enrich, haproxy, machine, natsserver, probes, pushpin, rolling
+from fleetcast import (
+    admission,
+    auth,
+    decode,
+    enrich,
+    front,
+    haproxy,
+    machine,
+    natsserver,
+    probes,
+    pushpin,
+    rolling,
+)
 from fleetcast.draining import Balancer
 from fleetcast.errors import NotReady, Unavailable, Unusable
 from fleetcast.fulldisk import FullDisk
@@ -61,7 +73,7 @@ class Platform:
     @property
     def url(self) -> str:
         """The front door: all that apps use."""
-        return f"http://{self.settings.host}:{self.settings.front_port}"
+        return front.url(self.settings)
 
     @property
     def ingest_url(self) -> str:
@@ -223,6 +235,8 @@ class Platform:
         decode.load(self.settings.decoders)
         auth.identity(self.settings)
         admission.tls_context(self.settings)
+        if self.settings.front_cert:
+            front.bundle(self.settings)
         for folder in ("nats", "run", "log"):
             (self._folder / folder).mkdir(parents=True, exist_ok=True)
         if len(str(self._folder)) > 60:
@@ -253,7 +267,9 @@ class Platform:
             if one.role == "origin"
         }
         folder, edges = self.run_folder / "haproxy", self.layout.numbers("edge")
-        texts = haproxy.configuration(self.settings, origins, folder, edges, self.front_connections)
+        texts = dict(haproxy.configuration(self.settings, origins, folder, edges, self.front_connections))
+        if self.settings.front_cert:
+            texts[front.BUNDLE] = front.bundle(self.settings)
         for name, text in texts.items():
             machine.write(folder / name, text)
 
@@ -291,7 +307,7 @@ class Platform:
         )
         await asyncio.gather(*(self.well(name) for name in roles))
         closed = f"{self.url}/v1/{self.settings.noun}/ready"
-        await self.wait("haproxy", partial(probes.http, closed, 404))
+        await self.wait("haproxy", partial(probes.http, closed, 404, verify=front.trust(self.settings)))
 
     def prepared(self, name: str) -> Program:
         """What runs under this name, its own configuration written anew."""

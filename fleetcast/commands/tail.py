@@ -10,6 +10,7 @@ import argparse
 import asyncio
 import random
 import signal
+import ssl
 import sys
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -21,7 +22,7 @@ from rich.console import Console, RenderableType
 from rich.live import Live
 from rich.table import Table
 
-from fleetcast import sse
+from fleetcast import front, sse
 from fleetcast.errors import Unusable
 from fleetcast.settings import Settings
 from fleetcast.subjects import is_vehicle
@@ -45,9 +46,10 @@ async def run(arguments: argparse.Namespace, settings: Settings) -> int:
     """Follows the vehicle until Ctrl-C."""
     if not is_vehicle(arguments.vehicle):
         raise Unusable("tail: a vehicle id is 1 to 64 of A-Z a-z 0-9 - _")
-    front = arguments.front or f"http://{settings.host}:{settings.front_port}"
+    door = arguments.front or front.url(settings)
+    verify = True if arguments.front else front.trust(settings)
     view = _View(arguments.vehicle, arguments.events)
-    following = asyncio.create_task(_follow(f"{front}/v1/{settings.noun}", view))
+    following = asyncio.create_task(_follow(f"{door}/v1/{settings.noun}", view, verify))
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, following.cancel)
     with suppress(asyncio.CancelledError):
@@ -115,10 +117,11 @@ def _age(at: str) -> str:
     )
 
 
-async def _follow(things: str, view: _View) -> None:
+async def _follow(things: str, view: _View, verify: ssl.SSLContext | bool) -> None:
     parser = sse.Parser()
     url = f"{things}/{view.vehicle}/events"
-    async with httpx2.AsyncClient(timeout=httpx2.Timeout(10, read=_SILENCE), trust_env=False) as client:
+    timeout = httpx2.Timeout(10, read=_SILENCE)
+    async with httpx2.AsyncClient(timeout=timeout, trust_env=False, verify=verify) as client:
         while True:
             parser = sse.Parser(parser.last_id)
             headers = {

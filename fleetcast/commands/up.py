@@ -6,11 +6,13 @@ import argparse
 import asyncio
 import signal
 import sys
+from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from fleetcast.commands import roll
+from fleetcast.devpki import DevelopmentPki
 from fleetcast.platform import Platform
 from fleetcast.settings import Settings
 from fleetcast.wiring import configure_logging
@@ -23,6 +25,9 @@ def add_commands(commands: Any) -> None:
     """Adds it to the parser."""
     sub = commands.add_parser(
         "up", help="run the platform on this machine, without a fleet", description=_TEXT
+    )
+    sub.add_argument(
+        "--tls", action="store_true", help="the front door speaks TLS, with a certificate for development"
     )
     sub.set_defaults(run=run)
 
@@ -38,6 +43,8 @@ async def run(arguments: argparse.Namespace, settings: Settings) -> int:
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    if arguments.tls and not settings.front_cert:
+        settings = _with_development_certificate(settings)
     platform = Platform(settings, say)
     starting = asyncio.create_task(platform.__aenter__())
     stopping = asyncio.create_task(stop.wait())
@@ -62,3 +69,11 @@ async def run(arguments: argparse.Namespace, settings: Settings) -> int:
         await platform.stop()
         stopping.cancel()
     return 0
+
+
+def _with_development_certificate(settings: Settings) -> Settings:
+    """Of the CA that `enroll` uses too."""
+    pki = DevelopmentPki(Path(settings.data).absolute() / "dev-pki")
+    say(f"the front door's certificate is for development: clients trust {pki.ca} (curl --cacert)")
+    given = {"front_cert": str(pki.server), "front_key": str(pki.server_key)}
+    return msgspec.structs.replace(settings, **given).checked()
