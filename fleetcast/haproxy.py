@@ -13,6 +13,7 @@ from pathlib import Path
 import msgspec
 
 from fleetcast.front import BUNDLE
+from fleetcast.longpoll import LONGEST
 from fleetcast.settings import Settings
 
 _INNER_CONNECTIONS = 500
@@ -40,7 +41,7 @@ _PROBLEM = '{"type":"about:blank","status":503,"title":"Not available now","deta
 
 def connections(settings: Settings) -> int:
     """HAProxy's maxconn: every phone the edges take, the requests between edges and origins, and some that are refused."""
-    return settings.edges * settings.edge_connections + _INNER_CONNECTIONS
+    return settings.edges * (settings.edge_connections + _polls(settings)) + _INNER_CONNECTIONS
 
 
 def files_needed(settings: Settings) -> int:
@@ -57,13 +58,17 @@ def most_connections(settings: Settings, files: int) -> int:
 def edge_server(settings: Settings, number: int, backend: str) -> str:
     """A `server` line of edge replica `number`, after its name. All of it: one that is added knows no `default-server`."""
     words = f"{_EDGE} {_STREAMS}" if backend == "streams" else _EDGE
-    most = settings.edge_connections if backend == "streams" else _plain(settings)
+    most = {"streams": settings.edge_connections, "polls": _polls(settings)}.get(backend, _plain(settings))
     return f"127.0.0.1:{settings.edge_port + 10 * number} {words} maxconn {most}"
 
 
 def origin_server(address: str, admin: int) -> str:
     """The same of an origin."""
     return f"{address} check port {admin} {_ORIGIN}"
+
+
+def _polls(settings: Settings) -> int:
+    return max(10, settings.edge_connections // 4)
 
 
 def _plain(settings: Settings) -> int:
@@ -147,8 +152,11 @@ frontend front
     # Ours alone to set: the edge strips them as well.
     http-request del-header grip- -m beg
     acl events path_end /events
+    acl poll url_param(wait) -m found
+    http-request set-var(txn.poll) bool(true) if events poll
     http-request lua.pace if events
     http-request reject if events !{{ var(txn.paced) -m found }}
+    use_backend polls if events poll
     use_backend streams if events {{ hdr_sub(accept) text/event-stream }}
     default_backend plain
 
@@ -161,6 +169,17 @@ backend streams
     http-response return status 200 {word} if {{ status 502 503 504 }}
     http-after-response set-status 200 if {{ status 502 503 504 }}
     http-after-response set-header Cache-Control no-store
+{servers}
+
+# Long-polls: answered like plain requests, but held like streams, so that a pool of their own keeps them from filling the other
+# two. One whose edge dies is asked of another one, and its app notices nothing.
+backend polls
+    balance leastconn
+    timeout server {max(hold, LONGEST + 10)}s
+{check} maxconn {_polls(settings)}
+{problems}
+    http-response return status 503 {problem} if {{ status 502 504 }}
+    http-after-response set-status 503 if {{ status 502 504 }}
 {servers}
 
 backend plain

@@ -4,6 +4,7 @@
     GET /v1/vehicles                     the vehicles, by id: ?search=, after=, limit=, signals=
     GET /v1/vehicles/{vehicle}           the latest state, with ETag; also the article's polling endpoint
     GET /v1/vehicles/{vehicle}/events    SSE: snapshot, or with Last-Event-ID the updates since; then held by the edge
+                                         with ?wait= the same as one answer, held only if there is nothing to say
     GET /next/{link}                     the edge asks: what follows the ids it has?
 
 "vehicles" in the addresses is the setting `noun`.
@@ -31,7 +32,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from fleetcast import metrics, page, sse
+from fleetcast import longpoll, metrics, page, sse
 from fleetcast.clock import Clock, SystemClock
 from fleetcast.errors import Refuse, Unavailable
 from fleetcast.health import on_bug, on_http_exception, on_refuse, problem
@@ -48,6 +49,8 @@ Signed = Callable[[str | None], bool]
 """Whether this `Grip-Sig` is our edge's."""
 Hold = Callable[[str, str, int, int, bool], Sequence[tuple[str, str]]]
 """(channel, id it is at, control channel, next link) -> the headers that make the edge hold the stream."""
+HoldPoll = Callable[[str, str, int], Sequence[tuple[str, str]]]
+"""(channel, id it is at, seconds) -> the headers that make the edge hold a long-poll."""
 LastIds = Callable[[Sequence[str]], dict[str, str]]
 """`Grip-Last` headers -> id by channel."""
 
@@ -66,10 +69,19 @@ _NO_STORE = {"Cache-Control": "no-store"}
 class Origin:
     """The handlers, over the live seam and the edge's own headers."""
 
-    def __init__(self, live: Live, settings: Settings, hold: Hold, last_ids: LastIds, clock: Clock) -> None:
+    def __init__(
+        self,
+        live: Live,
+        settings: Settings,
+        hold: Hold,
+        hold_poll: HoldPoll,
+        last_ids: LastIds,
+        clock: Clock,
+    ) -> None:
         self._live = live
         self._settings = settings
         self._hold = hold
+        self._hold_poll = hold_poll
         self._last_ids = last_ids
         self._clock = clock
         self._epoch = ("", -_EPOCH_SECONDS)
@@ -121,21 +133,26 @@ class Origin:
     async def events(self, request: Request) -> Response:
         """The beginning of a stream; what follows comes by the channel."""
         vehicle = _vehicle(request)
+        wait = longpoll.wait_of(request.query_params["wait"]) if _is_poll(request) else 0
         epoch = await self._current_epoch()
         last = request.headers.get("last-event-id") or request.query_params.get("last_event_id")
         if last:
             body, at = await self._resumed(vehicle, epoch, last, by="phone")
-            if not body:
-                body = sse.comment()  # so that the phone knows at once that the stream is open
         else:
             state = (await self._live.latest(vehicle)).state
             body, at = _snapshot(epoch, state), event_id(epoch, state.version, state.life)
             metrics.SNAPSHOTS.inc()
+        if wait:
+            metrics.POLLS.labels("at once" if body else "held").inc()
+            waits = [] if body else self._hold_poll(channel(vehicle), at, wait)
+            return _held(longpoll.answer(body, at), waits, longpoll.MEDIA_TYPE)
+        if not body:
+            body = sse.comment()  # so that the phone knows at once that the stream is open
         # The edge asks for ten unlike links a second, a hundred sessions of one link at a time, and asks for each new channel
         # within a second: so phones that come together share a link, and over time all links are used alike.
         link = int(self._clock.now()) % NEXT_LINKS
         held = self._hold(channel(vehicle), at, control_number(vehicle), link, True)  # noqa: FBT003 - it begins
-        return _stream(body, held)
+        return _held(body, held)
 
     async def next(self, request: Request) -> Response:
         """What the edge missed on a channel, or on several that it asks for at once."""
@@ -155,7 +172,7 @@ class Origin:
                 *(h for h in held if h[0] == "Grip-Channel"),
                 *self._hold(name, at, control_number(vehicle), link, False),  # noqa: FBT003 - it goes on
             ]
-        return _stream(body, held)
+        return _held(body, held)
 
     async def _current_epoch(self) -> str:
         """Asked again every second: a restore renews it. A phone served with an old one is told `foreign` soon after."""
@@ -214,7 +231,8 @@ class Origin:
                     break
                 await asyncio.sleep(0.1)
             log.warning("live state does not answer", path=request.url.path, error=str(why))
-            if kind == "events" and "text/event-stream" in request.headers.get("accept", ""):
+            stream = kind == "events" and not _is_poll(request)
+            if stream and "text/event-stream" in request.headers.get("accept", ""):
                 metrics.TURNED_AWAY.inc()
                 return Response(unavailable("live state"), headers=_NO_STORE, media_type=sse.MEDIA_TYPE)
             headers = {"Retry-After": "1"}
@@ -235,11 +253,12 @@ def application(
     settings: Settings,
     signed: Signed,
     hold: Hold,
+    hold_poll: HoldPoll,
     last_ids: LastIds,
     clock: Clock = SystemClock(),  # noqa: B008 - it has no state
 ) -> ASGIApp:
     """The ASGI application."""
-    origin = Origin(live, settings, hold, last_ids, clock)
+    origin = Origin(live, settings, hold, hold_poll, last_ids, clock)
     things = f"/v1/{settings.noun}"
     app = Starlette(
         routes=[
@@ -278,8 +297,12 @@ def _snapshot(epoch: str, state: State) -> bytes:
     return sse.event("snapshot", msgspec.json.encode(snapshot(state)), at)
 
 
-def _stream(body: bytes, held: Sequence[tuple[str, str]]) -> Response:
-    response = Response(body, headers=_NO_STORE, media_type=sse.MEDIA_TYPE)
+def _is_poll(request: Request) -> bool:
+    return "wait" in request.query_params
+
+
+def _held(body: bytes, held: Sequence[tuple[str, str]], media_type: str = sse.MEDIA_TYPE) -> Response:
+    response = Response(body, headers=_NO_STORE, media_type=media_type)
     for name, value in held:
         response.headers.append(name, value)
     return response

@@ -23,10 +23,10 @@ import zmq
 import zmq.asyncio
 from zmq.utils.monitor import recv_monitor_message
 
-from fleetcast import metrics
+from fleetcast import longpoll, metrics
 from fleetcast.edge import Item
 from fleetcast.settings import Settings
-from fleetcast.subjects import NEXT_LINKS, control_channel
+from fleetcast.subjects import NEXT_LINKS, control_channel, poll_channel, polled_channel
 
 log = structlog.get_logger()
 
@@ -36,17 +36,20 @@ _WAIT_FOR_REPLICA = 3.0
 _ASK_AGAIN = 5.0
 _HIGH_WATER = 100_000
 _SOON = 3  # seconds
+_POLL_HEADERS = {"Content-Type": longpoll.MEDIA_TYPE, "Cache-Control": "no-store"}
 _MORE = int(zmq.SNDMORE | zmq.NOBLOCK)
 
 
-def _payload(item: Item) -> dict[str, object]:
-    """`no-seq`: without it an item whose `prev-id` is unknown waits for five seconds instead of being asked for."""
-    return {
-        "id": item.id,
-        "prev-id": item.prev,
-        "no-seq": True,
-        "formats": {"http-stream": {"content": item.content.decode()}},
-    }
+def _payload(item: Item, *, poll: bool = False) -> dict[str, object]:
+    """`no-seq`: without it an item whose `prev-id` is unknown waits for five seconds instead of being asked for.
+
+    `poll`: for those who long-poll, the same event as an answer.
+    """
+    formats: dict[str, object] = {"http-stream": {"content": item.content.decode()}}
+    if poll:
+        body = longpoll.answer(item.content, item.id).decode()
+        formats = {"http-response": {"code": 200, "reason": "OK", "headers": _POLL_HEADERS, "body": body}}
+    return {"id": item.id, "prev-id": item.prev, "no-seq": True, "formats": formats}
 
 
 async def addresses(specs: Sequence[str]) -> frozenset[str]:
@@ -169,22 +172,32 @@ class ZmqEdge:
         return len(self.replicas(channel))
 
     def replicas(self, channel: str) -> Sequence[str]:
-        """Their addresses."""
-        return [address for address, replica in self._replicas.items() if channel in replica.listened]
+        """Their addresses; those who long-poll listen too."""
+        poll = poll_channel(channel)
+        return [
+            address
+            for address, replica in self._replicas.items()
+            if channel in replica.listened or poll in replica.listened
+        ]
 
     def channels(self) -> Sequence[str]:
-        """All channels of all replicas, control channels among them."""
-        return sorted(set().union(*(replica.listened for replica in self._replicas.values())))
+        """All channels of all replicas, control channels among them; one that is only long-polled too."""
+        listened = set[str]().union(*(replica.listened for replica in self._replicas.values()))
+        return sorted({polled_channel(name) for name in listened})
 
     async def publish(self, items: Sequence[Item]) -> None:
-        """An item is encoded once, and only if somebody listens."""
+        """An item is encoded once for streams and once for long-polls, and only if such a one listens."""
         batches: dict[_Replica, list[list[bytes]]] = {}
         for item in items:
-            frames: list[bytes] = []
-            for replica in self._replicas.values():
-                if item.channel in replica.listened:
-                    frames = frames or [item.channel.encode(), b"J" + msgspec.json.encode(_payload(item))]
-                    batches.setdefault(replica, []).append(frames)
+            for name, poll in ((item.channel, False), (poll_channel(item.channel), True)):
+                frames: list[bytes] = []
+                for replica in self._replicas.values():
+                    if name in replica.listened:
+                        frames = frames or [
+                            name.encode(),
+                            b"J" + msgspec.json.encode(_payload(item, poll=poll)),
+                        ]
+                        batches.setdefault(replica, []).append(frames)
         for replica, batch in batches.items():
             await replica.send(batch)
 
@@ -240,10 +253,17 @@ class HttpEdge:
         return ()
 
     async def publish(self, items: Sequence[Item]) -> None:
-        """One request a replica, with as many items as it takes at once."""
+        """One request a replica, with as many items as it takes at once. Each is there for those who long-poll too, since it
+        cannot be known that there are none.
+        """
         part: list[bytes] = []
-        for item in items:
-            encoded = json.dumps({"channel": item.channel, **_payload(item)}).encode()
+        named = [
+            (name, item, poll)
+            for item in items
+            for name, poll in ((item.channel, False), (poll_channel(item.channel), True))
+        ]
+        for name, item, poll in named:
+            encoded = json.dumps({"channel": name, **_payload(item, poll=poll)}).encode()
             if part and sum(map(len, part)) + len(encoded) > self._most:
                 await self._post_all(part)
                 part = []
@@ -291,6 +311,19 @@ def hold(
         ("Grip-Channel", control_channel(control)),
         ("Grip-Link", f"</next/{link}>; rel=next; timeout={timeout}"),
         ("Grip-Keep-Alive", f":\\n\\n; format=cstring; timeout={settings.keep_alive}; mode=interval"),
+    ]
+
+
+def hold_poll(channel: str, at: str, wait: int) -> list[tuple[str, str]]:
+    """The headers that make Pushpin hold this answer until there is an item, and else for `wait` seconds; then it is given.
+
+    An item whose `prev-id` is not `at` makes it ask the origin again, as the app asked it. So does an item that came while the
+    origin answered, and the first second of a channel: what falls between is answered, not waited for.
+    """
+    return [
+        ("Grip-Hold", "response"),
+        ("Grip-Channel", f"{poll_channel(channel)}; prev-id={at}"),
+        ("Grip-Timeout", str(wait)),
     ]
 
 
@@ -383,5 +416,6 @@ subscription_linger=60
 
 
 def client_maxconn(settings: Settings) -> int:
-    """Pushpin's own limit: above HAProxy's, which has two pools of connections, by a margin for its health checks."""
-    return settings.edge_connections + settings.edge_connections // 10 + 100
+    """Pushpin's own limit: above HAProxy's, which has three pools of connections, by a margin for its health checks."""
+    phones = settings.edge_connections
+    return phones + phones // 4 + phones // 10 + 100

@@ -167,6 +167,11 @@ def haproxy(text: str, settings: Settings) -> Iterator[Finding]:
         "failures of streams are told in band",
         "an EventSource gives up for good on a 503: answer 200 with an unavailable event",
     )
+    yield check(
+        r"^[^#\n]*\burlp?(_param)?\(wait\)",
+        "long-polls have a backend of their own",
+        "held among the plain requests they fill that pool: use_backend polls if … { url_param(wait) -m found }",
+    )
     edges = re.findall(r"^\s*default-server check .*on-marked-down.*", text, re.MULTILINE)
     limits = [int(found[1]) for line in edges if (found := re.search(r"\bmaxconn (\d+)", line))]
     well = 0 < len(limits) == len(edges) and sum(limits) < client_maxconn(settings)

@@ -117,6 +117,7 @@ async def asking(
         hold=lambda name, at, control, link, begins: pushpin.hold(
             name, at, control, link, SETTINGS, begins=begins
         ),
+        hold_poll=pushpin.hold_poll,
         last_ids=pushpin.last_ids,
         clock=clock,
     )

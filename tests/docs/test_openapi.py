@@ -304,6 +304,7 @@ def serving(down: bool = False, signed: bool = True) -> ASGIApp:
         Settings(),
         signed=lambda _: signed,
         hold=lambda name, at, control, link, begins: [("Grip-Hold", "stream")],
+        hold_poll=lambda name, at, wait: [("Grip-Hold", "response")],
         last_ids=lambda _: {},
     )
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import signal
 import sys
 from collections.abc import AsyncIterator
@@ -15,14 +14,11 @@ import pytest
 
 from fleetcast import front
 from fleetcast.devpki import DevelopmentPki
-from fleetcast.haproxy import _OPENING
-from fleetcast.proof.client import get
 from fleetcast.settings import Settings
 from tests.e2e.demo import command, settings_file
 from tests.e2e.outside import Site, site
 from tests.e2e.test_up import ended
-from tests.servers import haproxy_server, http_server, platform_settings, short_folder, until
-from tests.test_pace import SlowEdge
+from tests.servers import haproxy_server, platform_settings, short_folder
 
 STREAM = ("-H", "Accept: text/event-stream")
 
@@ -166,23 +162,3 @@ async def test_a_phone_is_told_unavailable_in_band(folder: Path) -> None:
         assert "retry" in await part(output)
         assert await part(output) == {"event": "unavailable", "data": '{"reason":"edge"}'}
         assert await output.read() in (b"", b"\n")
-
-
-async def test_streams_of_one_connection_are_paced(folder: Path) -> None:
-    """HAProxy's own rate limits count connections, and would let all of these through at once."""
-    edge, phones = SlowEdge(), 3 * _OPENING
-    settings = with_tls(folder)
-    urls = f"{front.url(settings)}/v1/vehicles/car-[1-{phones}]/events"
-    parallel = ("-Z", "--parallel-max", "300", *STREAM, "-o", os.devnull, urls)
-    async with (
-        http_server(edge, settings.edge_port),
-        haproxy_server(folder, settings, []) as haproxy,
-        curl(settings, *parallel),
-    ):
-        await until(lambda: edge.unanswered == _OPENING, "as many as may be are let through")
-        metrics = bytes((await get(settings.haproxy_port, "/metrics")).body)
-        assert b'haproxy_frontend_current_sessions{proxy="front"} 1\n' in metrics
-        edge.go.set()
-        await until(lambda: edge.held == phones, "all are opened")
-        assert edge.most == _OPENING
-        assert "runtime error" not in haproxy.log.read_text()

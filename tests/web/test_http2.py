@@ -9,6 +9,7 @@ import re
 import shutil
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,9 +17,15 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from playwright.async_api import BrowserContext, Page, async_playwright
 
+from fleetcast import front
 from fleetcast.devpki import DevelopmentPki
+from fleetcast.haproxy import _OPENING
+from fleetcast.proof.client import get
+from fleetcast.settings import Settings
 from tests.e2e.outside import Site, site
-from tests.servers import short_folder, until
+from tests.e2e.test_tls import with_tls
+from tests.servers import haproxy_server, http_server, short_folder, until
+from tests.test_pace import SlowEdge
 from tests.web.test_page import CHROMIUM
 
 STREAMS = 50
@@ -49,14 +56,11 @@ async def here() -> AsyncIterator[Site]:
 
 
 @asynccontextmanager
-async def browser(here: Site) -> AsyncIterator[BrowserContext]:
+async def browser(settings: Settings) -> AsyncIterator[BrowserContext]:
     """A Chromium that takes this one certificate, and no other that it does not know."""
     path = shutil.which("chromium")
     assert path is not None, "chromium is missing; `make setup-test` installs it"
-    with open(here.settings.front_cert, "rb") as file:  # noqa: ASYNC230, PTH123 - it is small
-        key = x509.load_pem_x509_certificate(file.read()).public_key()
-    digest = hashlib.sha256(key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)).digest()
-    trusted = f"--ignore-certificate-errors-spki-list={base64.b64encode(digest).decode()}"
+    trusted = f"--ignore-certificate-errors-spki-list={pin(settings)}"
     with short_folder() as profile:
         async with async_playwright() as playwright:
             context = await playwright.chromium.launch_persistent_context(
@@ -66,10 +70,17 @@ async def browser(here: Site) -> AsyncIterator[BrowserContext]:
             await context.close()
 
 
-async def connections(here: Site) -> int:
+def pin(settings: Settings) -> str:
+    """The hash of the certificate's public key."""
+    key = x509.load_pem_x509_certificate(Path(settings.front_cert).read_bytes()).public_key()
+    digest = hashlib.sha256(key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)).digest()
+    return base64.b64encode(digest).decode()
+
+
+async def connections(settings: Settings) -> int:
     """That the front door has now."""
-    answer = await here.client.get(f"http://127.0.0.1:{here.settings.haproxy_port}/metrics")
-    found = re.search(r'haproxy_frontend_current_sessions{proxy="front"} (\d+)', answer.text)
+    answer = await get(settings.haproxy_port, "/metrics")
+    found = re.search(rb'haproxy_frontend_current_sessions{proxy="front"} (\d+)', bytes(answer.body))
     assert found
     return int(found[1])
 
@@ -91,7 +102,7 @@ async def versions(page: Page) -> dict[str, list[int]]:
 
 async def test_fifty_streams_of_one_page_open_follow_and_come_back(here: Site) -> None:
     vehicles = [f"h2-{number:02d}" for number in range(STREAMS)]
-    async with browser(here) as context:
+    async with browser(here.settings) as context:
         page = await context.new_page()
         await page.goto(f"{here.url}/next/0")  # any page of the front door's own origin
         hop = 'performance.getEntriesByType("navigation")[0].nextHopProtocol'
@@ -104,7 +115,7 @@ async def test_fifty_streams_of_one_page_open_follow_and_come_back(here: Site) -
         await until(lambda: level(0), "all streams open, with a snapshot each")
         assert await page.evaluate("opened") == STREAMS
         assert sum(await here.sessions()) == STREAMS
-        assert await connections(here) <= 2  # its own: all streams are on one
+        assert await connections(here.settings) <= 2  # its own: all streams are on one
         await asyncio.gather(*(here.send(vehicle, 1) for vehicle in vehicles))
         await until(lambda: level(0, 1), "each has its update")
 
@@ -127,3 +138,20 @@ async def test_fifty_streams_of_one_page_open_follow_and_come_back(here: Site) -
             return sum(await here.sessions()) == 0
 
         await until(nobody, "streams of a page that is closed end")
+
+
+async def test_the_streams_of_one_connection_are_paced(folder: Path) -> None:
+    """HAProxy's own rate limits count connections, and would let all of these through at once."""
+    edge, phones = SlowEdge(), 3 * _OPENING
+    settings = with_tls(folder)
+    async with http_server(edge, settings.edge_port), haproxy_server(folder, settings, []) as haproxy:
+        async with browser(settings) as context:
+            page = await context.new_page()
+            await page.goto(f"{front.url(settings)}/")
+            await page.evaluate(WATCH, [f"car-{number}" for number in range(phones)])
+            await until(lambda: edge.unanswered == _OPENING, "as many as may be are let through")
+            assert await connections(settings) <= 2
+            edge.go.set()
+            await until(lambda: edge.held == phones, "all are opened")
+            assert edge.most == _OPENING
+        assert "runtime error" not in haproxy.log.read_text()
