@@ -11,7 +11,7 @@ import asyncio
 import json
 import socket
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 
@@ -40,16 +40,29 @@ _POLL_HEADERS = {"Content-Type": longpoll.MEDIA_TYPE, "Cache-Control": "no-store
 _MORE = int(zmq.SNDMORE | zmq.NOBLOCK)
 
 
-def _payload(item: Item, *, poll: bool = False) -> dict[str, object]:
-    """`no-seq`: without it an item whose `prev-id` is unknown waits for five seconds instead of being asked for.
+def _payload(item: Item) -> dict[str, object]:
+    """`no-seq`: without it an item whose `prev-id` is unknown waits for the one before it instead of being asked for."""
+    return {
+        "id": item.id,
+        "prev-id": item.prev,
+        "no-seq": True,
+        "formats": {"http-stream": {"content": item.content.decode()}},
+    }
 
-    `poll`: for those who long-poll, the same event as an answer.
+
+def _poll_payload(item: Item) -> dict[str, object]:
+    """The same event, as the answer of long-polls. Without `no-seq`: only then does Pushpin remember the channel's last id, by
+    which it notices, when it begins to hold a poll, that an item came while the origin answered.
     """
-    formats: dict[str, object] = {"http-stream": {"content": item.content.decode()}}
-    if poll:
-        body = longpoll.answer(item.content, item.id).decode()
-        formats = {"http-response": {"code": 200, "reason": "OK", "headers": _POLL_HEADERS, "body": body}}
-    return {"id": item.id, "prev-id": item.prev, "no-seq": True, "formats": formats}
+    body = longpoll.answer(item.content, item.id).decode()
+    answer = {"code": 200, "reason": "OK", "headers": _POLL_HEADERS, "body": body}
+    return {"id": item.id, "prev-id": item.prev, "formats": {"http-response": answer}}
+
+
+def _named(item: Item) -> Iterator[tuple[str, Callable[[Item], dict[str, object]]]]:
+    """The channels that an item is for, and what it is there."""
+    yield item.channel, _payload
+    yield poll_channel(item.channel), _poll_payload
 
 
 async def addresses(specs: Sequence[str]) -> frozenset[str]:
@@ -189,14 +202,11 @@ class ZmqEdge:
         """An item is encoded once for streams and once for long-polls, and only if such a one listens."""
         batches: dict[_Replica, list[list[bytes]]] = {}
         for item in items:
-            for name, poll in ((item.channel, False), (poll_channel(item.channel), True)):
+            for name, payload in _named(item):
                 frames: list[bytes] = []
                 for replica in self._replicas.values():
                     if name in replica.listened:
-                        frames = frames or [
-                            name.encode(),
-                            b"J" + msgspec.json.encode(_payload(item, poll=poll)),
-                        ]
+                        frames = frames or [name.encode(), b"J" + msgspec.json.encode(payload(item))]
                         batches.setdefault(replica, []).append(frames)
         for replica, batch in batches.items():
             await replica.send(batch)
@@ -257,13 +267,8 @@ class HttpEdge:
         cannot be known that there are none.
         """
         part: list[bytes] = []
-        named = [
-            (name, item, poll)
-            for item in items
-            for name, poll in ((item.channel, False), (poll_channel(item.channel), True))
-        ]
-        for name, item, poll in named:
-            encoded = json.dumps({"channel": name, **_payload(item, poll=poll)}).encode()
+        for name, item, payload in ((name, one, payload) for one in items for name, payload in _named(one)):
+            encoded = json.dumps({"channel": name, **payload(item)}).encode()
             if part and sum(map(len, part)) + len(encoded) > self._most:
                 await self._post_all(part)
                 part = []
@@ -364,6 +369,7 @@ def configuration(settings: Settings, number: int, folder: Path) -> Mapping[str,
     zurl = "ipc://{rundir}/{ipc_prefix}zurl-"
     # message_rate and message_hwm 0: with the default rate of 2500, messages closer together than 25 ms wait for a pause.
     # client_maxconn: Pushpin stops altogether when it is reached, so HAProxy's limit (edge_connections) lies below it.
+    # message_wait: how long an item for long-polls waits for the one before it, which is lost if it does not come at once.
     # log_level 1: level 2 writes every URL with its query, and so tokens, into the log.
     text = f"""\
 [global]
@@ -405,7 +411,7 @@ stats_format=json
 command_spec=tcp://127.0.0.1:{port + 1}
 message_rate=0
 message_hwm=0
-message_wait=5000
+message_wait=100
 id_cache_ttl=60
 connection_subscription_max=500
 subscription_linger=60
