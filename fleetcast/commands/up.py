@@ -43,8 +43,11 @@ async def run(arguments: argparse.Namespace, settings: Settings) -> int:
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    pki = None
     if arguments.tls and not settings.front_cert:
-        settings = _with_development_certificate(settings)
+        pki = DevelopmentPki(Path(settings.data).absolute() / "dev-pki")  # whose CA `enroll` uses too
+        given = {"front_cert": str(pki.server), "front_key": str(pki.server_key)}
+        settings = msgspec.structs.replace(settings, **given).checked()
     platform = Platform(settings, say)
     starting = asyncio.create_task(platform.__aenter__())
     stopping = asyncio.create_task(stop.wait())
@@ -61,6 +64,8 @@ async def run(arguments: argparse.Namespace, settings: Settings) -> int:
             say(
                 f"{'' if settings.identity else 'open for development: '}{known}. Vehicles send to {platform.doors}"
             )
+            if pki is not None:
+                say(f"the front door's certificate is for development: clients trust {pki.ca}")
             async with roll.served(platform):
                 print(f"ready {platform.url}", flush=True)
                 await stop.wait()
@@ -69,11 +74,3 @@ async def run(arguments: argparse.Namespace, settings: Settings) -> int:
         await platform.stop()
         stopping.cancel()
     return 0
-
-
-def _with_development_certificate(settings: Settings) -> Settings:
-    """Of the CA that `enroll` uses too."""
-    pki = DevelopmentPki(Path(settings.data).absolute() / "dev-pki")
-    say(f"the front door's certificate is for development: clients trust {pki.ca} (curl --cacert)")
-    given = {"front_cert": str(pki.server), "front_key": str(pki.server_key)}
-    return msgspec.structs.replace(settings, **given).checked()

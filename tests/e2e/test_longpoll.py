@@ -259,6 +259,20 @@ async def test_an_edge_is_replaced_and_its_polls_notice_nothing(here: Site) -> N
     assert [one.failed for one in pollers] == [0] * len(pollers)
 
 
+async def test_an_edge_is_killed_and_its_polls_notice_nothing(here: Site) -> None:
+    """They had no answer yet, so HAProxy asks the other one for them."""
+    pollers = [Poller(here, f"killed-{number}", 60) for number in range(8)]
+    async with polling(*pollers):
+        await until(lambda: all(one.events for one in pollers))
+        await held(here, len(pollers))
+        killed = here.kill("edge-0")
+        await here.started_again("edge-0", killed)
+        await held(here, len(pollers))
+        await asyncio.gather(*(here.send(one.vehicle, 1) for one in pollers))
+        await until(lambda: all(one.versions == [0, 1] for one in pollers))
+    assert [one.failed for one in pollers] == [0] * len(pollers)
+
+
 async def test_polls_that_wait_do_not_keep_plain_requests_or_streams_out() -> None:
     async with site(edges=1, consumers=1, origins=1, edge_connections=20) as small, AsyncExitStack() as stack:
         pollers = [Poller(small, f"wait-{number}") for number in range(10)]  # as many as there is room for
