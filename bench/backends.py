@@ -171,7 +171,12 @@ async def run_backend(settings: Settings, bus: str) -> None:
     live = NatsLive(connection, settings)
     streams = Streams(live, settings.keep_alive)
     polled = origin.application(
-        live, settings, signed=lambda _: True, hold=lambda *_: [], last_ids=lambda _: {}
+        live,
+        settings,
+        signed=lambda _: True,
+        hold=lambda *_: [],
+        hold_poll=lambda *_: [],
+        last_ids=lambda _: {},
     )
     about = health.health("backend", {"live": live.epoch})
 

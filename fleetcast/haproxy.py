@@ -12,10 +12,13 @@ from pathlib import Path
 
 import msgspec
 
+from fleetcast.front import BUNDLE
+from fleetcast.longpoll import LONGEST
 from fleetcast.settings import Settings
 
 _INNER_CONNECTIONS = 500
 _OPENING = 64  # new streams at a time that the edge has not answered: its queues hold 100
+_PAGE = 500  # streams of one HTTP/2 connection; HAProxy's default is 100
 _RESERVE = 400  # HAProxy's own files: listeners, checks, logs, its stats socket
 _EDGE = "check inter 1s fall 2 rise 2 on-marked-down shutdown-sessions"
 # For streams a connection that is refused is a failed check, and the next one follows at once: an edge that dies and is back
@@ -56,7 +59,7 @@ _LONG_HEAD = _too_long(
 
 def connections(settings: Settings) -> int:
     """HAProxy's maxconn: every phone the edges take, the requests between edges and origins, and some that are refused."""
-    return settings.edges * settings.edge_connections + _INNER_CONNECTIONS
+    return settings.edges * (settings.edge_connections + _polls(settings)) + _INNER_CONNECTIONS
 
 
 def files_needed(settings: Settings) -> int:
@@ -73,13 +76,17 @@ def most_connections(settings: Settings, files: int) -> int:
 def edge_server(settings: Settings, number: int, backend: str) -> str:
     """A `server` line of edge replica `number`, after its name. All of it: one that is added knows no `default-server`."""
     words = f"{_EDGE} {_STREAMS}" if backend == "streams" else _EDGE
-    most = settings.edge_connections if backend == "streams" else _plain(settings)
+    most = {"streams": settings.edge_connections, "polls": _polls(settings)}.get(backend, _plain(settings))
     return f"127.0.0.1:{settings.edge_port + 10 * number} {words} maxconn {most}"
 
 
 def origin_server(address: str, admin: int) -> str:
     """The same of an origin."""
     return f"{address} check port {admin} {_ORIGIN}"
+
+
+def _polls(settings: Settings) -> int:
+    return max(10, settings.edge_connections // 4)
 
 
 def _plain(settings: Settings) -> int:
@@ -122,6 +129,9 @@ def configuration(
         f"    server origin{number} {address} check port {admin}"
         for number, (address, admin) in numbered.items()
     )
+    # A page that follows many vehicles opens a stream for each: over HTTP/1.1 a browser opens six, over HTTP/2 as many as it is
+    # allowed here, and those beyond that hang without an error.
+    tls = f" ssl crt {folder}/{BUNDLE} alpn h2,http/1.1 ssl-min-ver TLSv1.2" if settings.front_cert else ""
     text = f"""\
 global
     log stdout format raw local0 notice
@@ -132,6 +142,7 @@ global
     lua-load {folder}/pace.lua
     hard-stop-after 5s
     tune.http.maxhdr 600
+    tune.h2.max-concurrent-streams {_PAGE}
 
 defaults
     mode http
@@ -155,7 +166,7 @@ defaults
     timeout http-keep-alive 60s
 
 frontend front
-    bind {settings.host}:{settings.front_port}
+    bind {settings.host}:{settings.front_port}{tls}
     # Ours alone to set: the edge strips them as well.
     http-request del-header grip- -m beg
     # What Pushpin would not take is refused for good; but an id that is none of ours is reset, whatever its length.
@@ -170,8 +181,11 @@ frontend front
     http-request set-header Authorization "Ticket %[urlp(ticket)]" if ticket
     http-request set-query "%[query,regsub('(^|&)ticket=[^&]*','',g),regsub('^&','')]" if ticket
     acl events path_end /events
+    acl poll url_param(wait) -m found
+    http-request set-var(txn.poll) bool(true) if events poll
     http-request lua.pace if events
     http-request reject if events !{{ var(txn.paced) -m found }}
+    use_backend polls if events poll
     use_backend streams if events {{ hdr_sub(accept) text/event-stream }}
     default_backend plain
 
@@ -184,6 +198,17 @@ backend streams
     http-response return status 200 {word} if {{ status 502 503 504 }}
     http-after-response set-status 200 if {{ status 502 503 504 }}
     http-after-response set-header Cache-Control no-store
+{servers}
+
+# Long-polls: answered like plain requests, but held like streams, so that a pool of their own keeps them from filling the other
+# two. One whose edge dies is asked of another one, and its app notices nothing.
+backend polls
+    balance leastconn
+    timeout server {max(hold, LONGEST + 10)}s
+{check} maxconn {_polls(settings)}
+{problems}
+    http-response return status 503 {problem} if {{ status 502 504 }}
+    http-after-response set-status 503 if {{ status 502 504 }}
 {servers}
 
 backend plain

@@ -34,6 +34,8 @@ FIXED = frozenset(
         "nats_seed",
         "nats_log",
         "front_port",
+        "front_cert",
+        "front_key",
         "ingest_port",
         "mqtt_port",
         "origin_port",

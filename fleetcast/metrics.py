@@ -94,6 +94,9 @@ RESETS = Counter("fleetcast_resets_total", "Streams told that something was lost
 TURNED_AWAY = Counter(
     "fleetcast_turned_away_total", "Streams answered `unavailable`: the live state did not answer"
 )
+POLLS = Counter(
+    "fleetcast_polls_total", "Long-polls that were answered at once, or are held by the edge", ["how"]
+)
 NOT_THROUGH_EDGE = Counter(
     "fleetcast_not_through_edge_total", "Requests without the edge's signature: someone goes round it"
 )

@@ -4,6 +4,7 @@
     GET /v1/vehicles                     the vehicles, by id: ?search=, after=, limit=, signals=, view=
     GET /v1/vehicles/{vehicle}           the latest state, with ETag; also the article's polling endpoint
     GET /v1/vehicles/{vehicle}/events    SSE: snapshot, or with Last-Event-ID the updates since; then held by the edge
+                                         with ?wait= the same as one answer, held only if there is nothing to say
     POST /v1/tickets, /v1/session        with a token: what opens streams where headers cannot be set (`tickets`)
     GET /next/{link}                     the edge asks: what follows the ids it has?
 
@@ -31,7 +32,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from fleetcast import metrics, page, sse, tickets
+from fleetcast import longpoll, metrics, page, sse, tickets
 from fleetcast.access import Guarded, Open, Seen
 from fleetcast.clock import Clock, SystemClock
 from fleetcast.errors import Refuse, Unavailable
@@ -50,6 +51,8 @@ Signed = Callable[[str | None], bool]
 """Whether this `Grip-Sig` is our edge's."""
 Hold = Callable[[str, str, int, int, bool], Sequence[tuple[str, str]]]
 """(channel, id it is at, control channel, next link) -> the headers that make the edge hold the stream."""
+HoldPoll = Callable[[str, str, int], Sequence[tuple[str, str]]]
+"""(channel, id it is at, seconds) -> the headers that make the edge hold a long-poll."""
 LastIds = Callable[[Sequence[str]], dict[str, str]]
 """`Grip-Last` headers -> id by channel."""
 
@@ -69,12 +72,20 @@ class Origin:
     """The handlers, over the live seam and the edge's own headers."""
 
     def __init__(
-        self, live: Live, settings: Settings, hold: Hold, last_ids: LastIds, clock: Clock, access: Open
+        self,
+        live: Live,
+        settings: Settings,
+        hold: Hold,
+        hold_poll: HoldPoll,
+        last_ids: LastIds,
+        clock: Clock,
+        access: Open,
     ) -> None:
         self._live = live
         self._access = access
         self._settings = settings
         self._hold = hold
+        self._hold_poll = hold_poll
         self._last_ids = last_ids
         self._clock = clock
         self._views = Views(settings.views).named
@@ -141,21 +152,26 @@ class Origin:
         vehicle = _vehicle(request)
         seen = await self._sees(request, vehicle)
         view = self._view(request)
+        wait = longpoll.wait_of(request.query_params["wait"]) if _is_poll(request) else 0
         epoch = await self._current_epoch()
         last = request.headers.get("last-event-id") or request.query_params.get("last_event_id")
         if last:
             body, at = await self._resumed(vehicle, view, epoch, last, by="phone")
-            if not body:
-                body = sse.comment()  # so that the phone knows at once that the stream is open
         else:
             state = (await self._live.latest(vehicle)).state
             body, at = _snapshot(epoch, state, view), _at(epoch, state, view)
             metrics.SNAPSHOTS.inc()
+        if wait:
+            metrics.POLLS.labels("at once" if body else "held").inc()
+            waits = [] if body else [*self._hold_poll(channel(vehicle, view.name), at, wait), *_closing(seen)]
+            return _held(longpoll.answer(body, at), waits, longpoll.MEDIA_TYPE)
+        if not body:
+            body = sse.comment()  # so that the phone knows at once that the stream is open
         # The edge asks for ten unlike links a second, a hundred sessions of one link at a time, and asks for each new channel
         # within a second: so phones that come together share a link, and over time all links are used alike.
         link = int(self._clock.now()) % NEXT_LINKS
         held = self._hold(channel(vehicle, view.name), at, control_number(vehicle), link, True)  # noqa: FBT003 - it begins
-        return _stream(body, [*held, *_also(seen)])
+        return _held(body, [*held, *_also(seen)])
 
     async def next(self, request: Request) -> Response:
         """What the edge missed on a channel, or on several that it asks for at once."""
@@ -170,12 +186,12 @@ class Origin:
         for name, vehicle, named, last in known:
             seen = await self._access.goes_on(list(lasts), vehicle)
             if seen is None:
-                return _stream(b"", ())  # held no longer: it ends
+                return _held(b"", ())  # held no longer: it ends
             view = self._views.get(named)
             if view is None:
                 # A deploy took it away. Not held: the stream ends, and the phone that comes back is answered 400. An error
                 # would be asked again for half a minute first.
-                return _stream(unavailable("view"), ())
+                return _held(unavailable("view"), ())
             part, at = await self._resumed(vehicle, view, epoch, last, by="edge")
             body += part
             link = int(request.path_params["link"])
@@ -184,7 +200,7 @@ class Origin:
                 *self._hold(name, at, control_number(vehicle), link, False),  # noqa: FBT003 - it goes on
                 *_also(seen),
             ]
-        return _stream(body, held)
+        return _held(body, held)
 
     async def _sees(self, request: Request, vehicle: str) -> Seen:
         """Raises Refuse before anything is read of a vehicle, whether it exists or not."""
@@ -257,7 +273,8 @@ class Origin:
                     break
                 await asyncio.sleep(0.1)
             log.warning("live state does not answer", path=request.url.path, error=str(why))
-            if kind == "events" and "text/event-stream" in request.headers.get("accept", ""):
+            stream = kind == "events" and not _is_poll(request)
+            if stream and "text/event-stream" in request.headers.get("accept", ""):
                 metrics.TURNED_AWAY.inc()
                 return Response(unavailable("live state"), headers=_NO_STORE, media_type=sse.MEDIA_TYPE)
             headers = {"Retry-After": "1"}
@@ -278,12 +295,13 @@ def application(
     settings: Settings,
     signed: Signed,
     hold: Hold,
+    hold_poll: HoldPoll,
     last_ids: LastIds,
     clock: Clock = SystemClock(),  # noqa: B008 - it has no state
     access: Open = Open(),  # noqa: B008 - nor has it
 ) -> ASGIApp:
     """The ASGI application."""
-    origin = Origin(live, settings, hold, last_ids, clock, access)
+    origin = Origin(live, settings, hold, hold_poll, last_ids, clock, access)
     things = f"/v1/{settings.noun}"
     app = Starlette(
         routes=[
@@ -326,11 +344,20 @@ def _snapshot(epoch: str, state: State, view: View) -> bytes:
     return sse.event("snapshot", msgspec.json.encode(view.snapshot(state)), _at(epoch, state, view))
 
 
-def _stream(body: bytes, held: Sequence[tuple[str, str]]) -> Response:
-    response = Response(body, headers=_NO_STORE, media_type=sse.MEDIA_TYPE)
+def _is_poll(request: Request) -> bool:
+    return "wait" in request.query_params
+
+
+def _held(body: bytes, held: Sequence[tuple[str, str]], media_type: str = sse.MEDIA_TYPE) -> Response:
+    response = Response(body, headers=_NO_STORE, media_type=media_type)
     for name, value in held:
         response.headers.append(name, value)
     return response
+
+
+def _closing(seen: Seen) -> list[tuple[str, str]]:
+    """Those of them that close it: a poll asks for nothing by a next link, which is what the other one is for."""
+    return [("Grip-Channel", name) for name, at in seen.channels if not at]
 
 
 def _also(seen: Seen) -> list[tuple[str, str]]:

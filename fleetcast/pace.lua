@@ -48,6 +48,11 @@ core.register_action("pace", { "http-req" }, function(txn)
   if slot > begun then
     core.msleep(math.ceil((slot - begun) * 1000))
   end
+  -- A long-poll is answered only when there is something to say, so nobody could tell when it is open: the rate must do.
+  if txn:get_var("txn.poll") then
+    txn:set_var("txn.paced", true)
+    return
+  end
   while true do
     while first <= last and (not opening[first] or now() - opening[first] > forgotten) do
       ended(first)

@@ -27,6 +27,7 @@ from fleetcast import (
     auth,
     decode,
     enrich,
+    front,
     haproxy,
     machine,
     natsserver,
@@ -73,7 +74,7 @@ class Platform:
     @property
     def url(self) -> str:
         """The front door: all that apps use."""
-        return f"http://{self.settings.host}:{self.settings.front_port}"
+        return front.url(self.settings)
 
     @property
     def ingest_url(self) -> str:
@@ -236,6 +237,8 @@ class Platform:
         auth.identity(self.settings)
         access.check(self.settings)
         admission.tls_context(self.settings)
+        if self.settings.front_cert:
+            front.bundle(self.settings)
         for folder in ("nats", "run", "log"):
             (self._folder / folder).mkdir(parents=True, exist_ok=True)
         if len(str(self._folder)) > 60:
@@ -266,7 +269,9 @@ class Platform:
             if one.role == "origin"
         }
         folder, edges = self.run_folder / "haproxy", self.layout.numbers("edge")
-        texts = haproxy.configuration(self.settings, origins, folder, edges, self.front_connections)
+        texts = dict(haproxy.configuration(self.settings, origins, folder, edges, self.front_connections))
+        if self.settings.front_cert:
+            texts[front.BUNDLE] = front.bundle(self.settings)
         for name, text in texts.items():
             machine.write(folder / name, text)
 
@@ -306,7 +311,9 @@ class Platform:
         )
         await asyncio.gather(*(self.well(name) for name in roles))
         closed = f"{self.url}/v1/{self.settings.noun}/ready"
-        await self.wait("haproxy", partial(probes.http, closed, 401 if self.settings.app_keys else 404))
+        verify = front.trust(self.settings)
+        closed_to_all = 401 if self.settings.app_keys else 404
+        await self.wait("haproxy", partial(probes.http, closed, closed_to_all, verify=verify))
 
     def prepared(self, name: str) -> Program:
         """What runs under this name, its own configuration written anew."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 from collections.abc import Callable, Mapping
 
 import httpx2
@@ -15,9 +16,14 @@ async def tcp(host: str, port: int) -> None:
     writer.close()
 
 
-async def http(url: str, expect: int = 200, headers: Mapping[str, str] | None = None) -> str:
+async def http(
+    url: str,
+    expect: int = 200,
+    headers: Mapping[str, str] | None = None,
+    verify: ssl.SSLContext | bool = True,
+) -> str:
     """What it answers. Raises OSError or httpx2.HTTPError."""
-    async with httpx2.AsyncClient(timeout=2, trust_env=False) as client:
+    async with httpx2.AsyncClient(timeout=2, trust_env=False, verify=verify) as client:
         answer = await client.get(url, headers=headers)
     if answer.status_code != expect:
         raise OSError(f"{url}: {answer.status_code} {answer.text[:200]}")

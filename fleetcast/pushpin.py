@@ -11,7 +11,7 @@ import asyncio
 import json
 import socket
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 
@@ -23,10 +23,10 @@ import zmq
 import zmq.asyncio
 from zmq.utils.monitor import recv_monitor_message
 
-from fleetcast import metrics
+from fleetcast import longpoll, metrics
 from fleetcast.edge import Item
 from fleetcast.settings import Settings
-from fleetcast.subjects import NEXT_LINKS, control_channel
+from fleetcast.subjects import NEXT_LINKS, control_channel, poll_channel, polled_channel
 
 log = structlog.get_logger()
 
@@ -36,11 +36,12 @@ _WAIT_FOR_REPLICA = 3.0
 _ASK_AGAIN = 5.0
 _HIGH_WATER = 100_000
 _SOON = 3  # seconds
+_POLL_HEADERS = {"Content-Type": longpoll.MEDIA_TYPE, "Cache-Control": "no-store"}
 _MORE = int(zmq.SNDMORE | zmq.NOBLOCK)
 
 
 def _payload(item: Item) -> dict[str, object]:
-    """`no-seq`: without it an item whose `prev-id` is unknown waits for five seconds instead of being asked for."""
+    """`no-seq`: without it an item whose `prev-id` is unknown waits for the one before it instead of being asked for."""
     return {
         "id": item.id,
         "prev-id": item.prev,
@@ -68,6 +69,21 @@ def _closing(channel: str) -> dict[str, object]:
     }
     formats = {"http-stream": {"action": "close"}, "http-response": answer, "ws-message": {"action": "close"}}
     return {"channel": channel, "formats": formats}
+
+
+def _poll_payload(item: Item) -> dict[str, object]:
+    """The same event, as the answer of long-polls. Without `no-seq`: only then does Pushpin remember the channel's last id, by
+    which it notices, when it begins to hold a poll, that an item came while the origin answered.
+    """
+    body = longpoll.answer(item.content, item.id).decode()
+    answer = {"code": 200, "reason": "OK", "headers": _POLL_HEADERS, "body": body}
+    return {"id": item.id, "prev-id": item.prev, "formats": {"http-response": answer}}
+
+
+def _named(item: Item) -> Iterator[tuple[str, Callable[[Item], dict[str, object]]]]:
+    """The channels that an item is for, and what it is there."""
+    yield item.channel, _payload
+    yield poll_channel(item.channel), _poll_payload
 
 
 async def addresses(specs: Sequence[str]) -> frozenset[str]:
@@ -192,22 +208,29 @@ class ZmqEdge:
         return len(self.replicas(channel))
 
     def replicas(self, channel: str) -> Sequence[str]:
-        """Their addresses."""
-        return [address for address, replica in self._replicas.items() if channel in replica.listened]
+        """Their addresses; those who long-poll listen too."""
+        poll = poll_channel(channel)
+        return [
+            address
+            for address, replica in self._replicas.items()
+            if channel in replica.listened or poll in replica.listened
+        ]
 
     def channels(self) -> Sequence[str]:
-        """All channels of all replicas, control channels among them."""
-        return sorted(set().union(*(replica.listened for replica in self._replicas.values())))
+        """All channels of all replicas, control channels among them; one that is only long-polled too."""
+        listened = set[str]().union(*(replica.listened for replica in self._replicas.values()))
+        return sorted({polled_channel(name) for name in listened})
 
     async def publish(self, items: Sequence[Item]) -> None:
-        """An item is encoded once, and only if somebody listens."""
+        """An item is encoded once for streams and once for long-polls, and only if such a one listens."""
         batches: dict[_Replica, list[list[bytes]]] = {}
         for item in items:
-            frames: list[bytes] = []
-            for replica in self._replicas.values():
-                if item.channel in replica.listened:
-                    frames = frames or [item.channel.encode(), b"J" + msgspec.json.encode(_payload(item))]
-                    batches.setdefault(replica, []).append(frames)
+            for name, payload in _named(item):
+                frames: list[bytes] = []
+                for replica in self._replicas.values():
+                    if name in replica.listened:
+                        frames = frames or [name.encode(), b"J" + msgspec.json.encode(payload(item))]
+                        batches.setdefault(replica, []).append(frames)
         for replica, batch in batches.items():
             await replica.send(batch)
 
@@ -272,10 +295,12 @@ class HttpEdge:
         return ()
 
     async def publish(self, items: Sequence[Item]) -> None:
-        """One request a replica, with as many items as it takes at once."""
+        """One request a replica, with as many items as it takes at once. Each is there for those who long-poll too, since it
+        cannot be known that there are none.
+        """
         part: list[bytes] = []
-        for item in items:
-            encoded = json.dumps({"channel": item.channel, **_payload(item)}).encode()
+        for name, item, payload in ((name, one, payload) for one in items for name, payload in _named(one)):
+            encoded = json.dumps({"channel": name, **payload(item)}).encode()
             if part and sum(map(len, part)) + len(encoded) > self._most:
                 await self._post_all(part)
                 part = []
@@ -330,6 +355,19 @@ def hold(
     ]
 
 
+def hold_poll(channel: str, at: str, wait: int) -> list[tuple[str, str]]:
+    """The headers that make Pushpin hold this answer until there is an item, and else for `wait` seconds; then it is given.
+
+    An item whose `prev-id` is not `at` makes it ask the origin again, as the app asked it. So does an item that came while the
+    origin answered, and the first second of a channel: what falls between is answered, not waited for.
+    """
+    return [
+        ("Grip-Hold", "response"),
+        ("Grip-Channel", f"{poll_channel(channel)}; prev-id={at}"),
+        ("Grip-Timeout", str(wait)),
+    ]
+
+
 def last_ids(values: Sequence[str]) -> dict[str, str]:
     """`Grip-Last: <channel>; last-id=<id>` headers -> id by channel. What does not look like one is left out."""
     found: dict[str, str] = {}
@@ -367,6 +405,7 @@ def configuration(settings: Settings, number: int, folder: Path) -> Mapping[str,
     zurl = "ipc://{rundir}/{ipc_prefix}zurl-"
     # message_rate and message_hwm 0: with the default rate of 2500, messages closer together than 25 ms wait for a pause.
     # client_maxconn: Pushpin stops altogether when it is reached, so HAProxy's limit (edge_connections) lies below it.
+    # message_wait: how long an item for long-polls waits for the one before it, which is lost if it does not come at once.
     # log_level 1: level 2 writes every URL with its query, and so tokens, into the log.
     text = f"""\
 [global]
@@ -408,7 +447,7 @@ stats_format=json
 command_spec=tcp://127.0.0.1:{port + 1}
 message_rate=0
 message_hwm=0
-message_wait=5000
+message_wait=100
 id_cache_ttl=60
 connection_subscription_max=500
 subscription_linger=60
@@ -419,5 +458,6 @@ subscription_linger=60
 
 
 def client_maxconn(settings: Settings) -> int:
-    """Pushpin's own limit: above HAProxy's, which has two pools of connections, by a margin for its health checks."""
-    return settings.edge_connections + settings.edge_connections // 10 + 100
+    """Pushpin's own limit: above HAProxy's, which has three pools of connections, by a margin for its health checks."""
+    phones = settings.edge_connections
+    return phones + phones // 4 + phones // 10 + 100

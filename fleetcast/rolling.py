@@ -156,7 +156,7 @@ async def _tell_consume(running: Running, say: Notice) -> None:
 def _servers(running: Running, name: str) -> list[str]:
     """What HAProxy calls this process; nothing for a role that it does not know."""
     one = running.layout.processes[name]
-    backends = {"edge": ["streams", "plain"], "origin": ["origins"]}.get(one.role, [])
+    backends = {"edge": ["streams", "plain", "polls"], "origin": ["origins"]}.get(one.role, [])
     return [f"{backend}/{one.role}{one.number}" for backend in backends]
 
 
@@ -171,7 +171,9 @@ async def _drain(running: Running, name: str, say: Notice) -> None:
     await running.balancer.set(servers, "drain")
     if role == "edge":
         await _move(running, name, say)
-    if left := await running.balancer.empty(servers, _IN_HAND):
+    # Not its long-polls: HAProxy asks another edge for them when this one ends.
+    waited_for = [server for server in servers if not server.startswith("polls/")]
+    if left := await running.balancer.empty(waited_for, _IN_HAND):
         say(f"{name} still has {left} in hand, which are cut")
 
 

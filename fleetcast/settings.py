@@ -42,6 +42,11 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     in front."""
     front_port: Port = 8080
     """The front door: all that apps use."""
+    front_cert: str = ""
+    """The front door speaks TLS, with HTTP/2, with this certificate (PEM, with its chain). Empty: plain HTTP. `up --tls` sets
+    both to a development certificate."""
+    front_key: str = ""
+    """Its private key (PEM, without a password)."""
     ingest_port: Port = 8081
     """Where vehicles send packets by HTTP."""
     mqtt_port: Annotated[int, msgspec.Meta(ge=0, le=65535)] = 1883
@@ -260,6 +265,8 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
                 " this machine only. Put an authenticating proxy in front, or keep 127.0.0.1"
             )
         Views(self.views)
+        if bool(self.front_cert) != bool(self.front_key):
+            raise Unusable("front_cert and front_key: there is one without the other")
         self._check_identity()
         for name in ("app_issuer", "app_audience", "app_resolver"):
             if getattr(self, name) and not self.app_keys:

@@ -8,6 +8,7 @@ commits        live.<epoch>.<either of these>: nobody listens there any more onc
 rejected       rejected.<partition>.<vehicle>                                          in stream REJECTED
 registry       $KV.VEHICLES.<vehicle>                                                  in stream KV_VEHICLES, a KV bucket
 channel        v/<vehicle>/<view>/   ends in a slash because ZeroMQ matches by prefix (v/1 would also pull v/10)
+long-polls     poll/<channel>        of those who long-poll what that channel carries
 control        ctl/<NN>/             every stream's second channel, without a chain, so that it can be closed
 revocations    $KV.REVOKED.<kind>.<digest>                                             in stream KV_REVOKED, a KV bucket
 credential     as/<who>.<token>.<issued>.<until>.<by>/   with a chain that never goes on: so the edge's next link names it
@@ -47,6 +48,7 @@ STORED = "Fleetcast-Stored"
 CONTROL_CHANNELS = 64
 NEXT_LINKS = 16
 
+_POLL = "poll/"
 _VEHICLE = re.compile(r"[A-Za-z0-9_-]{1,64}\Z")
 _CHANNEL = re.compile(r"v/([A-Za-z0-9_-]{1,64})/([a-z]+)/\Z")
 
@@ -164,6 +166,16 @@ def split_channel(name: str) -> tuple[str, str] | None:
     """(vehicle, view) of a channel, or None if it is not a vehicle's."""
     match = _CHANNEL.match(name)
     return (match[1], match[2]) if match else None
+
+
+def poll_channel(name: str) -> str:
+    """The sibling of a channel on which those are answered who long-poll what it carries."""
+    return f"{_POLL}{name}"
+
+
+def polled_channel(name: str) -> str:
+    """The channel whose sibling this is; one that is nobody's sibling is itself."""
+    return name.removeprefix(_POLL)
 
 
 def control_channel(number: int) -> str:

@@ -17,6 +17,7 @@ from fleetcast.pushpin import client_maxconn
 from fleetcast.settings import Settings
 
 _EPHEMERAL = 32768
+_PAGE = 200  # streams that a page may well have
 
 
 class Finding(msgspec.Struct, frozen=True):
@@ -166,6 +167,11 @@ def haproxy(text: str, settings: Settings) -> Iterator[Finding]:
         "failures of streams are told in band",
         "an EventSource gives up for good on a 503: answer 200 with an unavailable event",
     )
+    yield check(
+        r"^[^#\n]*\burlp?(_param)?\(wait\)",
+        "long-polls have a backend of their own",
+        "held among the plain requests they fill that pool: use_backend polls if … { url_param(wait) -m found }",
+    )
     edges = re.findall(r"^\s*default-server check .*on-marked-down.*", text, re.MULTILINE)
     limits = [int(found[1]) for line in edges if (found := re.search(r"\bmaxconn (\d+)", line))]
     well = 0 < len(limits) == len(edges) and sum(limits) < client_maxconn(settings)
@@ -176,12 +182,31 @@ def haproxy(text: str, settings: Settings) -> Iterator[Finding]:
         if well
         else f"Pushpin stops altogether at its limit: together less than {client_maxconn(settings)}",
     )
+    yield from _tls(text, settings)
     for name in ("client", "server"):
         well = seconds(name) >= 2 * settings.keep_alive
         mend = (
             "" if well else f"idle streams are cut between keep-alives: at least {2 * settings.keep_alive} s"
         )
         yield Finding(well, f"haproxy: timeout {name} above the keep-alive", mend)
+
+
+def _tls(text: str, settings: Settings) -> Iterator[Finding]:
+    binds = re.findall(r"^\s*bind\s.*\bssl\b.*", text, re.MULTILINE)
+    if settings.front_cert:
+        well = any(f":{settings.front_port} " in line for line in binds)
+        mend = "" if well else "the setting front_cert says so: bind … ssl crt FILE alpn h2,http/1.1"
+        yield Finding(well, f"haproxy: port {settings.front_port} speaks TLS", mend)
+    if binds:
+        well = all(re.search(r"\balpn\s+\S*\bh2\b", line) for line in binds)
+        mend = (
+            "" if well else "over HTTP/1.1 a page's seventh stream hangs without an error: alpn h2,http/1.1"
+        )
+        yield Finding(well, "haproxy: HTTP/2 where it speaks TLS", mend)
+        found = re.search(r"^\s*tune\.h2\.max-concurrent-streams\s+(\d+)", text, re.MULTILINE)
+        well = (int(found[1]) if found else 100) >= _PAGE
+        mend = "" if well else f"a page's streams beyond it hang without an error: set at least {_PAGE}"
+        yield Finding(well, "haproxy: tune.h2.max-concurrent-streams above a page's streams", mend)
 
 
 def nats(text: str, settings: Settings) -> Iterator[Finding]:

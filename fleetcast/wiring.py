@@ -188,6 +188,7 @@ async def run_origin(settings: Settings, seams: Seams = _AS_THEY_ARE) -> None:
         hold=lambda channel, at, control, link, begins: pushpin.hold(
             channel, at, control, link, settings, begins=begins
         ),
+        hold_poll=pushpin.hold_poll,
         last_ids=pushpin.last_ids,
         clock=seams.clock,
         access=guard,

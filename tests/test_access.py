@@ -75,6 +75,7 @@ class Ground:
             hold=lambda name, at, control, link, begins: pushpin.hold(
                 name, at, control, link, self.settings, begins=begins
             ),
+            hold_poll=pushpin.hold_poll,
             last_ids=pushpin.last_ids,
             clock=self.clock,
             access=self.access,

@@ -102,7 +102,7 @@ def test_what_the_promises_hang_on() -> None:
     assert "http-request lua.pace if events" in found["frontend front"]  # else a storm breaks the edge
     assert "http-request reject if events !{ var(txn.paced) -m found }" in found["frontend front"]  # the same
     assert "http-request del-header grip- -m beg" in found["frontend front"]
-    for backend in ("backend streams", "backend plain"):
+    for backend in ("backend streams", "backend polls", "backend plain"):
         assert "http-check send meth GET uri / ver HTTP/1.1 hdr Host alive.invalid" in found[backend]
         assert any("on-marked-down shutdown-sessions" in line for line in found[backend])
     assert "option httpchk GET /live" in found["backend origins"]
@@ -123,7 +123,7 @@ def test_an_edge_never_reaches_its_own_limit(edges: int, phones: int) -> None:
     settings = with_edges(edges, edge_connections=phones)
     found = rendered(settings)
     most = 0
-    for backend in ("backend streams", "backend plain"):
+    for backend in ("backend streams", "backend polls", "backend plain"):
         (limit,) = [
             int(match[1]) for line in found[backend] if (match := re.search(r" maxconn (\d+)$", line))
         ]
@@ -171,13 +171,23 @@ def test_numbers_may_have_gaps_after_a_removal() -> None:
 def test_a_server_that_is_added_is_as_those_of_the_file() -> None:
     """HAProxy gives an added server nothing of `default-server`."""
     found = rendered()
-    for backend in ("streams", "plain"):
+    for backend in ("streams", "polls", "plain"):
         (default,) = [line for line in found[f"backend {backend}"] if line.startswith("default-server ")]
         whole = f"127.0.0.1:8110 {default.removeprefix('default-server ')}"
         assert edge_server(Settings(), 1, backend) == whole
     (default,) = [line for line in found["backend origins"] if line.startswith("default-server ")]
     whole = f"127.0.0.1:8090 check port 8074 {default.removeprefix('default-server ')}"
     assert origin_server(*ORIGINS[0]) == whole
+
+
+def test_long_polls_have_a_pool_of_their_own_and_time() -> None:
+    found = rendered(msgspec.structs.replace(Settings(), keep_alive=1))
+    front = found["frontend front"]
+    polls, streams = (front.index(line) for line in front if line.startswith("use_backend "))
+    assert polls < streams  # whatever they accept
+    assert front[polls] == "use_backend polls if events poll"
+    assert "timeout server 70s" in found["backend polls"]  # the longest wait is 60 s
+    assert "observe" not in edge_server(Settings(), 0, "polls")
 
 
 def test_an_edge_that_refuses_a_stream_is_checked_at_once_and_one_that_refuses_a_plain_request_is_not() -> (
@@ -191,7 +201,7 @@ def test_an_edge_that_refuses_a_stream_is_checked_at_once_and_one_that_refuses_a
 def test_there_is_room_for_edges_that_are_added_as_far_as_there_are_files() -> None:
     ours = with_edges(2, edge_connections=1000)
     assert most_connections(ours, 1_000_000) == connections(with_edges(4, edge_connections=1000))
-    assert connections(ours) < most_connections(ours, 6_400) == 3_000
+    assert connections(ours) < most_connections(ours, 8_400) == 4_000
     assert most_connections(ours, 100) == connections(ours)
 
 

@@ -118,6 +118,7 @@ async def asking(
         hold=lambda name, at, control, link, begins: pushpin.hold(
             name, at, control, link, SETTINGS, begins=begins
         ),
+        hold_poll=pushpin.hold_poll,
         last_ids=pushpin.last_ids,
         clock=clock,
     )
@@ -611,3 +612,61 @@ async def test_a_next_link_asked_while_the_live_state_is_away_is_answered_when_i
     assert not asking_next.done()
     live.down = False
     assert (await asking_next).status_code == 200
+
+
+# Long-polls
+
+
+async def test_a_poll_is_answered_at_once_if_there_is_something_to_say_and_held_if_not(
+    live: Live, edge: httpx2.AsyncClient
+) -> None:
+    live.drive("car", 3)
+    url = "/v1/vehicles/car/events?wait=20"
+    first = await edge.get(url)
+    assert first.headers["content-type"] == "application/json"  # whatever it accepts
+    assert first.headers["cache-control"] == "no-store"
+    told = first.json()
+    assert [(one["event"], one["id"]) for one in told["events"]] == [("snapshot", f"{EPOCH}-3")]
+    assert told["last_event_id"] == f"{EPOCH}-3"
+    assert not grip(first)
+
+    missed = await edge.get(url, headers={"Last-Event-ID": f"{EPOCH}-1"})
+    assert [one["data"]["version"] for one in missed.json()["events"]] == [2, 3]
+    assert not grip(missed)
+
+    idle = await edge.get(f"{url}&last_event_id={EPOCH}-3")
+    assert idle.json() == {"events": [], "last_event_id": f"{EPOCH}-3"}
+    assert grip(idle) == [
+        ("Grip-Hold", "response"),
+        ("Grip-Channel", f"poll/v/car/all/; prev-id={EPOCH}-3"),
+        ("Grip-Timeout", "20"),
+    ]
+
+
+async def test_a_poll_is_told_of_a_loss_as_a_stream_is(live: Live, edge: httpx2.AsyncClient) -> None:
+    live.drive("car", 9)
+    live.kept = 2
+    for last, reason in ((f"{EPOCH}-3", "expired"), ("ffff-3", "foreign")):
+        answer = await edge.get("/v1/vehicles/car/events?wait=1", headers={"Last-Event-ID": last})
+        reset, now = answer.json()["events"]
+        assert reset == {"event": "reset", "data": {"reason": reason, "from": last, "to": f"{EPOCH}-9"}}
+        assert (now["event"], now["data"]["version"]) == ("snapshot", 9)
+        assert not grip(answer)
+
+
+async def test_a_poll_of_a_live_state_that_does_not_answer_is_a_503(
+    live: Live, edge: httpx2.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(origin._PATIENCE, "events", 0.0)
+    live.down = True
+    answer = await edge.get("/v1/vehicles/car/events?wait=5")  # though it accepts event streams
+    is_problem(answer, 503)
+    assert answer.headers["retry-after"] == "1"
+
+
+@pytest.mark.parametrize("wait", ["", "0", "61", "05s", "1,2", "-5"])
+async def test_a_bad_wait_is_refused_before_anything_is_read(
+    live: Live, edge: httpx2.AsyncClient, wait: str
+) -> None:
+    is_problem(await edge.get("/v1/vehicles/car/events", params={"wait": wait}), 400)
+    assert live.asked == 0

@@ -50,11 +50,11 @@ async def front(folder: Path, edge: SlowEdge) -> AsyncIterator[Settings]:
         assert "runtime error" not in haproxy.log.read_text()
 
 
-async def status(settings: Settings) -> int:
+async def status(settings: Settings, query: str = "") -> int:
     """Of the answer to a phone's question for a stream, which is closed then."""
     line = await Line.open(settings.front_port)
     try:
-        line.ask("GET", "/v1/vehicles/car-1/events", {"Accept": "text/event-stream"})
+        line.ask("GET", f"/v1/vehicles/car-1/events{query}", {"Accept": "text/event-stream"})
         answer = Answer()
         while not answer.begun:
             data = await line.reader.read(65_536)
@@ -108,6 +108,18 @@ async def test_phones_that_leave_while_they_wait_never_reach_the_edge(folder: Pa
         assert set(await asyncio.gather(*first)) == {200}
         assert await status(settings) == 200
         assert edge.held == _OPENING + 1
+
+
+async def test_long_polls_that_wait_hold_no_places(folder: Path) -> None:
+    """They are answered only when there is something to say: counted as openings they would keep streams out."""
+    edge = SlowEdge()
+    async with front(folder, edge) as settings, asyncio.TaskGroup() as tasks:
+        polls = [tasks.create_task(status(settings, "?wait=30")) for _ in range(PHONES)]
+        await until(lambda: edge.unanswered == PHONES, "all wait at the edge")
+        stream = tasks.create_task(status(settings))
+        await until(lambda: edge.unanswered == PHONES + 1, "a stream is let through")
+        edge.go.set()
+        assert set(await asyncio.gather(*polls, stream)) == {200}
 
 
 async def test_an_edge_that_ends_connections_keeps_no_places(folder: Path) -> None:

@@ -14,6 +14,8 @@ from fleetcast.subjects import (
     is_vehicle,
     partition,
     partition_filter,
+    poll_channel,
+    polled_channel,
     put_subject,
     rejected_subject,
     split_channel,
@@ -67,6 +69,14 @@ def test_no_channel_is_the_beginning_of_another(one: str, other: str) -> None:
     if one != other:
         assert not channel(one).startswith(channel(other))
         assert not channel(other).startswith(channel(one))
+
+
+@given(VEHICLES)
+def test_those_who_long_poll_have_a_sibling_of_each_channel(vehicle: str) -> None:
+    name = poll_channel(channel(vehicle))
+    assert name == f"poll/v/{vehicle}/all/"
+    assert polled_channel(name) == polled_channel(channel(vehicle)) == channel(vehicle)
+    assert split_channel(name) is None  # it is nobody's stream
 
 
 def test_control_channels_are_apart_from_each_other_and_from_vehicles() -> None:

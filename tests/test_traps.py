@@ -76,6 +76,7 @@ def test_debians_own_pushpin_configuration_is_full_of_traps() -> None:
     ("line", "instead", "said"),
     [
         ("option http-no-delay", "", "no-delay"),
+        (r"url_param\(wait\)", "url_param(other)", "long-polls"),
         ("option abortonclose", "", "abortonclose"),
         ("Host alive.invalid", "Host origin", "health check"),
         ("on-marked-down shutdown-sessions", "", "dead edge"),

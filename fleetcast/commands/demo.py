@@ -84,6 +84,8 @@ async def run(arguments: argparse.Namespace, settings: Settings) -> int:
         arguments.door = "mix" if settings.mqtt_port else "http"
     elif arguments.door != "http" and not settings.mqtt_port:
         raise Unusable(f"demo: --door {arguments.door} needs the setting mqtt_port, which is 0")
+    if settings.front_cert:
+        raise Unusable("demo: its phones speak plain HTTP; leave front_cert out (`up` takes it)")
     try:
         cars_command.trouble_of(arguments)
     except ValueError as why:

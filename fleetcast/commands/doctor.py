@@ -21,7 +21,7 @@ from typing import Any
 import msgspec
 from rich.console import Console
 
-from fleetcast import access, decode, enrich, haproxy, jetstream, natsserver, pushpin, registry, traps
+from fleetcast import access, decode, enrich, front, haproxy, jetstream, natsserver, pushpin, registry, traps
 from fleetcast.errors import FleetcastError, Unusable
 from fleetcast.layout import with_edges
 from fleetcast.machine import nats_server, search_path
@@ -31,6 +31,8 @@ from fleetcast.traps import Finding
 
 _TEXT = """Says what is missing or misconfigured, and how to mend it; changes nothing. Exit status 1 if something is wrong.
 Without options it checks the configurations that `fleetcast up` renders; give your own files to have those checked."""
+
+_SOON = 14  # days before a certificate's end
 
 _APT = "`make setup` installs it (apt-get install --no-install-recommends {})"
 
@@ -151,6 +153,13 @@ def _configurations(arguments: argparse.Namespace, settings: Settings) -> Iterat
     if settings.app_resolver:
         yield _loads("settings: the resolver loads", lambda: access.load_resolver(settings.app_resolver))
     yield _loads("settings: decoders load", lambda: decode.load(settings.decoders))
+    if settings.front_cert:
+        fits = _loads("settings: front_cert and front_key fit", lambda: front.bundle(settings))
+        yield fits
+        if fits.well:
+            left = front.days_left(settings)
+            mend = "" if left >= _SOON else "renew it: operations.md says how, without cutting streams"
+            yield Finding(left >= _SOON, f"settings: front_cert holds for {left:.0f} days", mend)
     settings = with_edges(settings)
     folder = Path(settings.data).absolute() / "run"
     try:

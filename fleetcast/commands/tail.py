@@ -19,6 +19,7 @@ from rich.console import Console, RenderableType
 from rich.live import Live
 from rich.table import Table
 
+from fleetcast import front
 from fleetcast.client import Client, Following, Gap, Grant, Refused, Reset
 from fleetcast.errors import Unusable
 from fleetcast.settings import Settings
@@ -40,14 +41,15 @@ async def run(arguments: argparse.Namespace, settings: Settings) -> int:
     """Follows the vehicle until Ctrl-C."""
     if not is_vehicle(arguments.vehicle):
         raise Unusable("tail: a vehicle id is 1 to 64 of A-Z a-z 0-9 - _")
-    front = arguments.front or f"http://{settings.host}:{settings.front_port}"
+    door = arguments.front or front.url(settings)
+    verify = True if arguments.front else front.trust(settings)
     _credentials(arguments.token)  # said before anything is asked, if it cannot be read
 
     async def authorize() -> Grant:
         return {"headers": _credentials(arguments.token)}
 
-    async with httpx2.AsyncClient(timeout=None, trust_env=False) as http:
-        client = Client(front, noun=settings.noun, http=http, authorize=authorize)
+    async with httpx2.AsyncClient(timeout=None, trust_env=False, verify=verify) as http:
+        client = Client(door, noun=settings.noun, http=http, authorize=authorize)
         tail = _Tail(client.follow(arguments.vehicle), arguments.events)
         following = asyncio.create_task(tail.follow())
         for number in (signal.SIGINT, signal.SIGTERM):
@@ -56,7 +58,7 @@ async def run(arguments: argparse.Namespace, settings: Settings) -> int:
             with suppress(asyncio.CancelledError):
                 await (tail.shown(following) if sys.stdout.isatty() else following)
         except Refused as error:
-            raise Unusable(f"tail: {front} refuses {arguments.vehicle}: {error}") from error
+            raise Unusable(f"tail: {door} refuses {arguments.vehicle}: {error}") from error
     return 0
 
 

@@ -6,11 +6,13 @@ import argparse
 import asyncio
 import signal
 import sys
+from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from fleetcast.commands import roll
+from fleetcast.devpki import DevelopmentPki
 from fleetcast.platform import Platform
 from fleetcast.settings import Settings
 from fleetcast.wiring import configure_logging
@@ -23,6 +25,9 @@ def add_commands(commands: Any) -> None:
     """Adds it to the parser."""
     sub = commands.add_parser(
         "up", help="run the platform on this machine, without a fleet", description=_TEXT
+    )
+    sub.add_argument(
+        "--tls", action="store_true", help="the front door speaks TLS, with a certificate for development"
     )
     sub.set_defaults(run=run)
 
@@ -38,6 +43,11 @@ async def run(arguments: argparse.Namespace, settings: Settings) -> int:
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    pki = None
+    if arguments.tls and not settings.front_cert:
+        pki = DevelopmentPki(Path(settings.data).absolute() / "dev-pki")  # noqa: ASYNC240 - whose CA `enroll` uses too
+        given = {"front_cert": str(pki.server), "front_key": str(pki.server_key)}
+        settings = msgspec.structs.replace(settings, **given).checked()
     platform = Platform(settings, say)
     starting = asyncio.create_task(platform.__aenter__())
     stopping = asyncio.create_task(stop.wait())
@@ -56,6 +66,8 @@ async def run(arguments: argparse.Namespace, settings: Settings) -> int:
             say(
                 f"{'' if settings.identity else 'open for development: '}{known}. Vehicles send to {platform.doors}"
             )
+            if pki is not None:
+                say(f"the front door's certificate is for development: clients trust {pki.ca}")
             async with roll.served(platform):
                 print(f"ready {platform.url}", flush=True)
                 await stop.wait()

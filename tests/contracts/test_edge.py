@@ -19,8 +19,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from fleetcast import longpoll, sse
 from fleetcast.edge import Edge, Item
-from fleetcast.pushpin import GRIP_SIG, HttpEdge, ZmqEdge, hold, last_ids, signed_by_edge
+from fleetcast.pushpin import GRIP_SIG, HttpEdge, ZmqEdge, hold, hold_poll, last_ids, signed_by_edge
 from fleetcast.settings import Settings
 from fleetcast.subjects import channel, control_channel
 from tests.servers import (
@@ -46,8 +47,15 @@ class Origin:
         self.published: dict[str, list[Item]] = {}
         self.asked: list[tuple[str, str]] = []
         self.signed: list[bool] = []
+        self.polled: list[str] = []
+        self.unseen: list[Item] = []
+        self.publishers: list[Callable[[list[Item]], Awaitable[None]]] = []
         self._settings = settings
-        routes = [Route("/streams", self._open), Route("/next/{link:int}", self._next)]
+        routes = [
+            Route("/streams", self._open),
+            Route("/next/{link:int}", self._next),
+            Route("/polls", self._poll),
+        ]
         self.app = Starlette(routes=routes)
 
     async def _open(self, request: Request) -> Response:
@@ -71,6 +79,20 @@ class Origin:
             for key, value in hold(name, last, 7, request.path_params["link"], self._settings):
                 if key == "Grip-Channel" or name == next(iter(at)):
                     response.headers.append(key, value)
+        return response
+
+    async def _poll(self, request: Request) -> Response:
+        """What came after the id asked from, or a hold. `unseen`: what is published while it answers."""
+        name, at = request.query_params["channel"], request.query_params["at"]
+        self.polled.append(at)
+        later = [item for item in self.published.get(name, ()) if int(item.id) > int(at)]
+        self.published.setdefault(name, []).extend(self.unseen)
+        await asyncio.gather(*(publish([one]) for publish in self.publishers for one in self.unseen))
+        self.unseen.clear()
+        body = longpoll.answer(b"".join(item.content for item in later), later[-1].id if later else at)
+        response = Response(body, media_type=longpoll.MEDIA_TYPE)
+        for key, value in [] if later else hold_poll(name, at, 20):
+            response.headers.append(key, value)
         return response
 
 
@@ -149,6 +171,20 @@ class World:
         assert isinstance(found, Phone)
         return found
 
+    async def poll(self, name: str, at: str, replica: int = 0) -> tuple[list[str], str]:
+        """What a long-poll is answered: the ids of its events, and the last one's."""
+        url = f"http://127.0.0.1:{self.settings.edge_port + 10 * replica}/polls"
+        async with httpx2.AsyncClient(timeout=60, trust_env=False) as client:
+
+            async def answered() -> httpx2.Response | None:
+                answer = await client.get(url, params={"channel": name, "at": at})
+                return answer if answer.status_code == 200 else None  # a replica that has just started
+
+            answer = await until(answered, "the poll is answered")
+        assert answer.headers["content-type"] == "application/json"
+        told = answer.json()
+        return [event["id"] for event in told["events"]], told["last_event_id"]
+
     async def settled(self, name: str, asked: int = 1) -> None:
         """When the replica has asked the next link, as it does a second after a channel's first listener."""
         await until(lambda: [which for which, _ in self.origin.asked].count(name) >= asked)
@@ -210,6 +246,11 @@ def item(name: str, number: int, content: bytes | None = None) -> Item:
 def lines(first: int, last: int) -> bytes:
     """What those items come to."""
     return b"".join(f"item {number}\n".encode() for number in range(first, last + 1))
+
+
+def event(name: str, number: int) -> Item:
+    """The same, as an event of Server-Sent Events, which is what a long-poll can be answered with."""
+    return item(name, number, sse.event("update", b'{"n":%d}' % number, str(number)))
 
 
 CAR = channel("car-1")
@@ -337,6 +378,69 @@ async def test_what_falls_between_a_later_listeners_snapshot_and_its_hold_is_hea
     await until(lambda: later.got == lines(1, 1), "healed", bound=10)
     await world.publish(edge, item(CAR, 2))
     await until(lambda: (first.got, later.got) == (lines(2, 2), lines(1, 2)))
+
+
+# Long-polls
+
+
+async def test_a_long_poll_is_answered_by_the_next_item_and_listens_like_a_stream(world: World) -> None:
+    edge = await world.edge()
+    waiting = asyncio.create_task(world.poll(CAR, "0"))
+    await until(lambda: len(world.origin.polled) == 2)  # the edge asks again a second after a first listener
+    assert edge.listeners(CAR) == 1
+    await world.publish(edge, event(CAR, 1), event(CAR, 2))
+    assert await waiting == (["1"], "1")
+    assert await world.poll(CAR, "1") == (["2"], "2")
+
+
+async def test_a_long_poll_that_an_item_does_not_follow_is_asked_again(world: World) -> None:
+    edge = await world.edge()
+    waiting = asyncio.create_task(world.poll(CAR, "0"))
+    await until(lambda: len(world.origin.polled) == 2)
+    assert edge.listeners(CAR)
+    world.origin.published[CAR] = [event(CAR, 1)]  # lost on its way
+    await world.publish(edge, event(CAR, 2))
+    assert await waiting == (["1", "2"], "2")
+
+
+async def test_what_falls_between_a_first_long_polls_answer_and_its_hold_is_answered(world: World) -> None:
+    await world.edge()
+    world.origin.unseen = [event(CAR, 1)]  # of which nobody could know yet that it is listened to
+    assert await asyncio.wait_for(world.poll(CAR, "0"), 10) == (["1"], "1")
+    assert world.origin.polled == ["0", "0"]
+
+
+async def test_what_falls_between_a_later_long_polls_answer_and_its_hold_is_answered(world: World) -> None:
+    edge = await world.edge()
+    first = asyncio.create_task(world.poll(CAR, "0"))
+    await until(lambda: len(world.origin.polled) == 2)
+    world.origin.unseen, world.origin.publishers = [event(CAR, 1)], [edge.publish]
+    assert await asyncio.wait_for(world.poll(CAR, "0"), 10) == (["1"], "1")
+    assert await first == (["1"], "1")
+
+
+async def test_a_stream_and_a_long_poll_get_the_same_item(worlds: Callable[..., Awaitable[World]]) -> None:
+    world = await worlds(2)
+    edge = await world.edge()
+    phone = await world.phone(CAR)
+    waiting = asyncio.create_task(world.poll(CAR, "0", replica=1))
+    await until(lambda: world.origin.polled == ["0", "0"])
+    await world.settled(CAR)
+    await until(lambda: edge.listeners(CAR) == 2)
+    await world.publish(edge, event(CAR, 1))
+    assert await waiting == (["1"], "1")
+    await until(lambda: phone.got == event(CAR, 1).content)
+
+
+@zmq_only
+async def test_a_channel_that_is_only_polled_is_known_by_its_own_name(world: World) -> None:
+    """After a takeover consume publishes the last update of each channel with listeners again."""
+    edge = await world.edge()
+    waiting = asyncio.create_task(world.poll(CAR, "0"))
+    await until(lambda: edge.channels() == [CAR])
+    assert edge.listeners(channel("car-10")) == 0
+    await world.publish(edge, event(CAR, 1))
+    assert await waiting == (["1"], "1")
 
 
 async def test_only_the_channels_own_listeners_get_an_item(world: World) -> None:

@@ -306,6 +306,7 @@ def serving(down: bool = False, signed: bool = True) -> ASGIApp:
         Settings(),
         signed=lambda _: signed,
         hold=lambda name, at, control, link, begins: [("Grip-Hold", "stream")],
+        hold_poll=lambda name, at, wait: [("Grip-Hold", "response")],
         last_ids=lambda _: {},
     )
 
@@ -427,6 +428,7 @@ def test_origin_answers_as_documented(data: st.DataObject) -> None:
     text = st.text(st.characters(exclude_categories=["Cs"]), max_size=10)
     limits = st.sampled_from(["1", "100", "0", "101", "٣", "-1", "1e2"]) | text
     fields = {"search": text, "after": text, "limit": limits, "signals": text, "last_event_id": LAST_IDS}
+    fields["wait"] = st.sampled_from(["1", "60", "0", "61", "٣", "-1", "2s", ""])
     query = data.draw(st.fixed_dictionaries({}, optional=fields))
     tags = LAST_IDS.map(lambda one: f'"{one}"') | PRINTED
     named = {
@@ -486,6 +488,19 @@ def test_a_stream_begins_with_documented_events(last: str, names: list[str]) -> 
     found = Parser().feed(answer.content)
     assert [event.event for event in found] == names
     assert [bool(event.id) for event in found] == [name != "reset" for name in names]
+
+
+@pytest.mark.parametrize(
+    ("last", "names"),
+    [("", ["snapshot"]), ("ab12-3", []), ("ab12-1", ["update", "update"]), ("cd34-1", ["reset", "snapshot"])],
+)
+def test_a_long_poll_is_answered_with_documented_events(last: str, names: list[str]) -> None:
+    answer = ask(serving(), "GET", "/v1/vehicles/car/events?wait=5", headers={"Last-Event-ID": last})
+    as_documented("followVehicle", answer)
+    assert [event["event"] for event in answer.json()["events"]] == names
+    streamed = OPERATIONS["followVehicle"][2]["responses"]["200"]["content"]["text/event-stream"]["x-events"]
+    for event in answer.json()["events"]:
+        assert not list(wrong(event["data"], streamed[event["event"]]))
 
 
 def test_a_stream_that_cannot_be_served_says_so_in_band() -> None:

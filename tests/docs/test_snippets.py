@@ -43,6 +43,7 @@ LANGUAGES = {"sh", "python", "js", "html", "toml", "json", "text"}
 NOT_RUN = {
     "apt-get install -y git make python3 python3-venv ca-certificates": "it changes the machine; `make fresh` runs it",
     "git clone REPOSITORY fleetcast && cd fleetcast": "the address is the reader's; `make fresh` runs it",
+    "fleetcast up --tls": "one runs on this folder already; tests/e2e/test_tls.py runs it",
 }
 
 _PROGRAMS = "fleetcast|curl|mosquitto_pub|python3?|make|pytest|apt-get|git|cd|pip|printf|gzip|zstd|kill|docker|node|npm"

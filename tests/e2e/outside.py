@@ -10,6 +10,7 @@ import asyncio
 import base64
 import os
 import signal
+import ssl
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
@@ -19,7 +20,7 @@ import httpx2
 import msgspec
 from prometheus_client.parser import text_string_to_metric_families
 
-from fleetcast import sse
+from fleetcast import front, sse
 from fleetcast.jetstream import Connection
 from fleetcast.platform import Platform
 from fleetcast.settings import Settings
@@ -221,16 +222,17 @@ async def site(
     with short_folder() as own:
         settings = platform_settings(folder or own, **({"partitions": PARTITIONS} | changes))
         notes: list[str] = []
-        async with kind(settings, notes.append) as platform, client() as outside:
+        async with kind(settings, notes.append) as platform, client(front.trust(settings)) as outside:
             here = Site(platform, outside)
             here.notes = notes
             yield here
 
 
-def client() -> httpx2.AsyncClient:
+def client(verify: ssl.SSLContext | bool = True) -> httpx2.AsyncClient:
     """For many streams at once; each request has a connection of its own, so that none is tied to a killed server."""
     limits = httpx2.Limits(max_connections=None, max_keepalive_connections=0)
-    return httpx2.AsyncClient(trust_env=False, limits=limits, timeout=httpx2.Timeout(30.0, read=90.0))
+    timeout = httpx2.Timeout(30.0, read=90.0)
+    return httpx2.AsyncClient(trust_env=False, limits=limits, timeout=timeout, verify=verify)
 
 
 def packet(vehicle: str, seq: int, signals: Signals | None = None, boot: int = 1, **more: Any) -> bytes:
