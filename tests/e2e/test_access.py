@@ -207,6 +207,26 @@ def said(what: str, seconds: Sequence[float]) -> None:
     print(f"{what}: {len(ordered)} streams, p50 {ordered[len(ordered) // 2]:.3f} s, p99 {p99:.3f} s")
 
 
+async def test_a_long_poll_is_guarded_and_answered_at_once_when_its_user_is_revoked(keyed: Keyed) -> None:
+    path = "/v1/vehicles/car-1/events?wait=60"
+    assert (await keyed.here.get(path)).status_code == 401
+    token = keyed.token("paula", "car-1")
+    assert (await keyed.here.get(path.replace("car-1", "car-2"), bearer(token))).status_code == 403
+    last = (await keyed.here.get(path, bearer(token))).json()["last_event_id"]
+    held = await keyed.here.counts("polls", "origin", label="held")
+    polling = asyncio.create_task(keyed.here.get(path, {**bearer(token), "Last-Event-ID": last}))
+
+    async def waits() -> bool:
+        return await keyed.here.counts("polls", "origin", label="held") > held
+
+    await until(waits, "the poll is held")
+    await keyed.fleetcast("revoke", "paula")
+    revoked = time.time()
+    answer = await polling
+    assert answer.status_code == 401
+    assert time.time() - revoked < _BOUND
+
+
 async def test_a_revoked_users_streams_end_at_every_replica_and_no_others(keyed: Keyed) -> None:
     async with AsyncExitStack() as stack:
         mine = [keyed.token("rita", "car-1") for _ in range(3)]
