@@ -11,12 +11,11 @@ from __future__ import annotations
 import asyncio
 import importlib
 import math
-import re
 from bisect import bisect, bisect_left
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jwt
 import msgspec
@@ -28,11 +27,12 @@ from fleetcast import metrics
 from fleetcast.auth import KeyFile, Tokens, Unproven
 from fleetcast.clock import Clock
 from fleetcast.errors import Refuse, Unavailable, Unusable
+from fleetcast.fleets import Fleets
 from fleetcast.known import Known
-from fleetcast.registry import Registry, is_fleet
-from fleetcast.revoked import Revoked, digest
+from fleetcast.registry import Registry
+from fleetcast.revoked import Revoked
+from fleetcast.rights import BY_CLAIM, BY_FLEET, BY_RESOLVER, Credential, Rights, Seen, credential, rights
 from fleetcast.settings import Settings
-from fleetcast.subjects import expiry_channel, is_vehicle, token_channel, user_channel
 
 log = structlog.get_logger()
 
@@ -40,117 +40,14 @@ Resolve = Callable[[Mapping[str, Any], str], Awaitable[bool]]
 """`await resolve(claims, vehicle)`: whether whoever has these claims may see the vehicle."""
 
 COOKIE = "fleetcast"
-_LONGEST_NAME = 256
 _MOST_CACHED = 10_000
 _MOST_TICKET = 3_000
 _ANSWERS = 2.0  # seconds that a resolver has
 _AT_ONCE = 32
 _MOST_ASKED = 512  # of a resolver, for one page of the fleet
-_FLEETS_SECONDS = 3.0
-_SHARE = 10  # reading all of a large registry takes at most a tenth of the time
-_SOON = 0.25
-_EVERYTHING = "*"
-_NONE = "-"
-_BY_CLAIM, _BY_RESOLVER, _BY_FLEET = "v", "r", "f-"
-_CREDENTIAL = re.compile(
-    r"as/([0-9a-f]{20})\.([0-9a-f]{20}|-)\.([0-9]{1,12})\.([0-9]{1,12})\.(v|r|f-[A-Za-z0-9_-]{1,64})/\Z"
-)
-
-
-class Rights(msgspec.Struct, frozen=True):
-    """What a token says: whose it is, from when until when, and what may be seen. Times are seconds since 1970."""
-
-    user: str
-    """The digest of `sub`."""
-    token: str
-    """The digest of `jti`, or empty."""
-    issued: float
-    until: float
-    everything: bool
-    vehicles: tuple[str, ...]
-    """In order."""
-    fleets: tuple[str, ...]
-    claims: Mapping[str, Any]
-    only: tuple[str, ...] | None = None
-    """In order, of a ticket: what it was narrowed to."""
-
-
-class Seen(NamedTuple):
-    """A vehicle that may be seen, and what a stream of it must be held by besides: (channel, id it is at, or "" if none)."""
-
-    channels: tuple[tuple[str, str], ...] = ()
 
 
 _ANYWAY = Seen()
-
-
-class Credential(NamedTuple):
-    """What a stream's own channel says of whose it is. `by` is what let it see the vehicle."""
-
-    user: str
-    token: str
-    issued: int
-    until: int
-    by: str
-
-    @property
-    def channel(self) -> str:
-        """Its name, which `credential` reads."""
-        return f"as/{self.user}.{self.token or _NONE}.{self.issued}.{self.until}.{self.by}/"
-
-    @property
-    def seen(self) -> Seen:
-        """The channels: the one that says whose it is, and those that close it."""
-        closing = [user_channel(self.user), *([token_channel(self.token)] if self.token else [])]
-        closing.append(expiry_channel(self.until))
-        return Seen(((self.channel, "0"), *((name, "") for name in closing)))
-
-
-def credential(name: str) -> Credential | None:
-    """The credential that a channel is of, or None if it is another channel."""
-    if (match := _CREDENTIAL.match(name)) is None:
-        return None
-    user, token, issued, until, by = match.groups()
-    return Credential(user, "" if token == _NONE else token, int(issued), int(until), by)
-
-
-def rights(claims: Mapping[str, Any], longest: float = math.inf, now: float = 0.0) -> Rights:
-    """Of a verified token's claims, `exp` as a float among them. Raises Unproven. `longest`: what it may have left at `now`."""
-    user, token, issued = claims["sub"], claims.get("jti", ""), claims.get("iat", 0)
-    for name, text in (("sub", user), ("jti", token)):
-        if not isinstance(text, str) or len(text) > _LONGEST_NAME:
-            raise Unproven("claims", f"the token's {name} is no text of at most {_LONGEST_NAME} characters")
-    if not user:
-        raise Unproven("claims", "the token's sub is empty")
-    if isinstance(issued, bool) or not isinstance(issued, int | float) or not 0 <= issued < 1e11:
-        raise Unproven("claims", "the token's iat is no time")
-    until = claims["exp"]
-    if not until < 1e11 or until - now > longest:
-        raise Unproven(
-            "claims", f"the token ends in more than {longest:.0f} s: a revocation would be over before"
-        )
-    vehicles, fleets = (_texts(claims, name) for name in ("vehicles", "fleets"))
-    return Rights(
-        user=digest(user),
-        token=digest(token) if token else "",
-        issued=float(issued),
-        until=until,
-        everything=_EVERYTHING in vehicles,
-        vehicles=tuple(sorted({one for one in vehicles if is_vehicle(one)})),
-        fleets=tuple(sorted({one for one in fleets if is_fleet(one)})),
-        claims=claims,
-    )
-
-
-def _texts(claims: Mapping[str, Any], name: str) -> Sequence[str]:
-    found = claims.get(name, [])
-    if isinstance(found, str):
-        found = [found]
-    if not isinstance(found, list) or not all(isinstance(one, str) for one in found):
-        raise Unproven("claims", f"the token's {name} is no list of texts")
-    return found
-
-
 _NOBODY = Rights("", "", 0.0, math.inf, True, (), (), {})  # noqa: FBT003 - everything may be seen
 
 
@@ -295,7 +192,7 @@ class Guarded(Open):
         if by is None:
             raise _refused("other", f"these credentials do not let you see {vehicle}", 403)
         until = who.until
-        if by == _BY_RESOLVER:
+        if by == BY_RESOLVER:
             until = min(until, self._clock.now() + self._settings.resolver_seconds)
         return Credential(who.user, who.token, int(who.issued), math.ceil(until), by).seen
 
@@ -304,11 +201,11 @@ class Guarded(Open):
         if who.only is not None and not _holds(who.only, vehicle):
             return None
         if self._resolve is not None:
-            return _BY_RESOLVER if await self._resolved(who, vehicle) else None
+            return BY_RESOLVER if await self._resolved(who, vehicle) else None
         if who.everything or _holds(who.vehicles, vehicle):
-            return _BY_CLAIM
+            return BY_CLAIM
         if who.fleets and (entry := await self._known.check(vehicle)) is not None:
-            return next((_BY_FLEET + one for one in who.fleets if one in entry.fleets), None)
+            return next((BY_FLEET + one for one in who.fleets if one in entry.fleets), None)
         return None
 
     async def _resolved(self, who: Rights, vehicle: str) -> bool:
@@ -338,11 +235,11 @@ class Guarded(Open):
             return "expired"
         if self._revoked.holds(stream.user, stream.token, stream.issued):
             return "revoked"
-        if (stream.by == _BY_RESOLVER) != (self._resolve is not None):
+        if (stream.by == BY_RESOLVER) != (self._resolve is not None):
             return "resolver"
-        if stream.by.startswith(_BY_FLEET):
+        if stream.by.startswith(BY_FLEET):
             entry = await self._known.check(vehicle)
-            if entry is None or stream.by.removeprefix(_BY_FLEET) not in entry.fleets:
+            if entry is None or stream.by.removeprefix(BY_FLEET) not in entry.fleets:
                 return "fleet"
         return ""
 
@@ -374,46 +271,6 @@ class Guarded(Open):
             if len(found) > limit:
                 return found[:limit], found[limit - 1]
         return found, asked[-1] if len(due) > len(asked) else None
-
-
-class Fleets:
-    """The vehicles of each fleet, for lists: all of the registry is read when it has changed, at most every few seconds."""
-
-    def __init__(self, registry: Registry, clock: Clock) -> None:
-        self._registry = registry
-        self._clock = clock
-        self._stamp = ""
-        self._next = 0.0
-        self._fleets: dict[str, set[str]] = {}
-        self._reading: asyncio.Task[None] | None = None
-
-    async def of(self, fleet: str) -> set[str]:
-        """Raises Unavailable if they are not known yet. While they are read anew, they are as they were."""
-        if self._reading is None and self._clock.monotonic() >= self._next:
-            self._reading = asyncio.create_task(self._read())
-            self._reading.add_done_callback(self._done)
-        if self._reading is not None:
-            await asyncio.wait({self._reading}, timeout=_SOON if self._stamp else _ANSWERS)
-        if not self._stamp:
-            raise Unavailable("the registry's fleets are not known yet")
-        return self._fleets.get(fleet, set())
-
-    def _done(self, task: asyncio.Task[None]) -> None:
-        self._reading = None
-        if not task.cancelled() and (error := task.exception()) is not None:
-            log.warning("the registry's fleets cannot be read", error=str(error))
-
-    async def _read(self) -> None:
-        began = self._clock.monotonic()
-        stamp = await self._registry.stamp()
-        if stamp != self._stamp:
-            fleets: dict[str, set[str]] = {}
-            async for vehicle in self._registry.all():
-                for fleet in vehicle.fleets:
-                    fleets.setdefault(fleet, set()).add(vehicle.vehicle)
-            self._fleets, self._stamp = fleets, stamp
-        now = self._clock.monotonic()
-        self._next = now + max(_FLEETS_SECONDS, _SHARE * (now - began))
 
 
 def _shown(headers: Headers) -> tuple[str, str]:

@@ -33,12 +33,13 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from fleetcast import longpoll, metrics, page, sse, tickets
-from fleetcast.access import Guarded, Open, Seen
+from fleetcast.access import Guarded, Open
 from fleetcast.clock import Clock, SystemClock
 from fleetcast.errors import Refuse, Unavailable
 from fleetcast.health import on_bug, on_http_exception, on_refuse, problem
 from fleetcast.live import Live
 from fleetcast.resume import FOREIGN, Ahead, Replay, Reset, event_id, resume, version_of
+from fleetcast.rights import Seen
 from fleetcast.settings import Settings
 from fleetcast.state import State
 from fleetcast.subjects import ALL, NEXT_LINKS, channel, control_number, is_vehicle, split_channel

@@ -18,7 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fleetcast import pushpin
-from fleetcast.access import Credential, Guarded, credential, load_resolver, rights
+from fleetcast.access import Guarded, load_resolver
 from fleetcast.auth import Unproven
 from fleetcast.closing import Closing
 from fleetcast.errors import Unusable
@@ -27,6 +27,7 @@ from fleetcast.nats_revoked import Follower, everything, put
 from fleetcast.origin import application
 from fleetcast.registry import Vehicle
 from fleetcast.revoked import TOKEN, USER, Revocation, Revoked, digest
+from fleetcast.rights import Credential, credential, rights
 from fleetcast.settings import Settings
 from fleetcast.subjects import expiry_channel, split_channel, token_channel, user_channel
 from tests.conftest import Connect
