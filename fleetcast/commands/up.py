@@ -45,7 +45,7 @@ async def run(arguments: argparse.Namespace, settings: Settings) -> int:
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     pki = None
     if arguments.tls and not settings.front_cert:
-        pki = DevelopmentPki(Path(settings.data).absolute() / "dev-pki")  # noqa: ASYNC240 - whose CA `enroll` uses too
+        pki = _development_pki(settings)
         given = {"front_cert": str(pki.server), "front_key": str(pki.server_key)}
         settings = msgspec.structs.replace(settings, **given).checked()
     platform = Platform(settings, say)
@@ -76,3 +76,8 @@ async def run(arguments: argparse.Namespace, settings: Settings) -> int:
         await platform.stop()
         stopping.cancel()
     return 0
+
+
+def _development_pki(settings: Settings) -> DevelopmentPki:
+    """The one that `enroll` uses too."""
+    return DevelopmentPki(Path(settings.data).absolute() / "dev-pki")

@@ -15,7 +15,8 @@ from fleetcast.conform import shapes, story
 from fleetcast.conform.target import Stream, Target, Turned
 from fleetcast.conform.words import Failed, NotTried, short
 
-_ID = re.compile(r"([0-9a-f]{1,32})-([0-9]+)")
+_ID = re.compile(r"([0-9a-z_.]{1,80})-([0-9]+)")
+"""Ids are opaque to apps; these checks make some that are nearly right."""
 _FROM = 80  # so much of the id is told back
 
 

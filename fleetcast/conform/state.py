@@ -8,7 +8,7 @@ from fleetcast.conform import shapes
 from fleetcast.conform.target import Target
 from fleetcast.conform.words import Failed, NotTried, short
 
-_TAG = re.compile(r'"[0-9a-f]{1,32}-[0-9]+"')
+_TAG = re.compile(r'"[0-9a-z_.]{1,80}-[0-9]+"')
 _TRIES = 20  # of a vehicle that changes between one request and the next
 
 

@@ -242,6 +242,7 @@ async def test_what_was_acknowledged_outlives_kills(
 
     def drive() -> None:
         car = paho.Client(CallbackAPIVersion.VERSION2, "car-1", protocol=paho.MQTTv311)
+        car.reconnect_delay_set(min_delay=1, max_delay=2)  # by default it doubles up to two minutes
         car.connect(settings.host, settings.mqtt_port)
         car.loop_start()  # reconnects by itself, and sends again what was not acknowledged
         seq = 1

@@ -51,11 +51,13 @@ def test_each_way_of_sending_is_used_and_some_are_large() -> None:
     sent = [body(1, "a", n) for n in range(1000)]
     assert {(form, encoding) for _, form, encoding in sent} == {
         ("application/json", "identity"),
+        ("application/msgpack", "identity"),
         ("application/x-ndjson", "zstd"),
     }
     sizes = [len(TEXT[encoding](content)) for content, _, encoding in sent]
     assert max(sizes) > 400_000
     assert sorted(sizes)[500] < 2000
-    for content, _, encoding in sent[:10]:
-        for line in TEXT[encoding](content).splitlines():
-            msgspec.json.decode(line)
+    for content, form, encoding in sent[:10]:
+        if form != "application/msgpack":
+            for line in TEXT[encoding](content).splitlines():
+                msgspec.json.decode(line)
