@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from urllib.parse import urlencode
 
 from fleetcast.conform import shapes
@@ -10,25 +11,33 @@ from fleetcast.conform.target import Target
 from fleetcast.conform.words import Failed, NotTried, short
 
 _PAGES = 5
+_APPEARS = 4.0  # promised are 3
 
 
 async def listed(target: Target) -> str:
     """The vehicle is found by its id, without signals unless they are asked for."""
     state, _ = await target.latest()
-    page, _ = await _page(target, search=target.vehicle, limit=100)
-    found = next((view for view in page if view.vehicle == target.vehicle), None)
-    if found is None:
-        raise Failed(f"{target.vehicle} is not among the {len(page)} found")
+    found = await _found(target)
     if found.signals:
         raise Failed("signals were shown that were not asked for")
     wanted = [path for path in state.signals if "," not in path][:2]
-    shown, _ = await _page(
-        target, search=target.vehicle, limit=100, signals=",".join([*wanted, "Conform.None"])
-    )
-    signals = next(view.signals for view in shown if view.vehicle == target.vehicle)
+    signals = (await _found(target, signals=",".join([*wanted, "Conform.None"]))).signals
     if set(signals) != set(wanted):
         raise Failed(f"asked for {', '.join(wanted)}: {short(', '.join(signals)) or 'none'} shown")
     return f"found, with {len(wanted)} signals that were asked for"
+
+
+async def _found(target: Target, **more: str) -> View:
+    """The vehicle in the list; a new one may be missing in it for some seconds, and each origin has a list of its own."""
+    deadline = asyncio.get_running_loop().time() + _APPEARS
+    while True:
+        page, _ = await _page(target, search=target.vehicle, limit=100, **more)
+        found = next((view for view in page if view.vehicle == target.vehicle), None)
+        if found is not None:
+            return found
+        if asyncio.get_running_loop().time() > deadline:
+            raise Failed(f"{target.vehicle} is not among the {len(page)} found, after {_APPEARS:.0f} s")
+        await asyncio.sleep(0.2)
 
 
 async def pages(target: Target) -> str:
