@@ -86,9 +86,9 @@ class Origin:
         name, at = request.query_params["channel"], request.query_params["at"]
         self.polled.append(at)
         later = [item for item in self.published.get(name, ()) if int(item.id) > int(at)]
-        self.published.setdefault(name, []).extend(self.unseen)
-        await asyncio.gather(*(publish([one]) for publish in self.publishers for one in self.unseen))
-        self.unseen.clear()
+        unseen, self.unseen = self.unseen, []  # at once: another poll may come while this one waits
+        self.published.setdefault(name, []).extend(unseen)
+        await asyncio.gather(*(publish([one]) for publish in self.publishers for one in unseen))
         body = longpoll.answer(b"".join(item.content for item in later), later[-1].id if later else at)
         response = Response(body, media_type=longpoll.MEDIA_TYPE)
         for key, value in [] if later else hold_poll(name, at, 20):
