@@ -227,7 +227,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     new_streams: Count = 1000
     """New streams a second that the front lets through. It also lets at most 64 wait for their answer, so this
     bounds no more than what fast machines do at once."""
-    edge_connections: Annotated[int, msgspec.Meta(ge=20, le=500_000)] = 4_000
+    edge_connections: Annotated[int, msgspec.Meta(ge=20, le=500_000)] = 3_500
     """Phones a replica takes. Pushpin itself is given more, since it stops altogether at its own limit."""
 
     log: Literal["auto", "text", "json"] = "auto"

@@ -227,3 +227,8 @@ def test_nothing_but_the_front_door_could_listen_elsewhere() -> None:
         for line in found:
             if line.startswith("bind ") and section != "frontend front":
                 assert line.startswith("bind 127.0.0.1:")
+
+
+def test_the_defaults_start_where_a_process_may_open_20000_files() -> None:
+    assert files_needed(Settings()) <= 20_000
+    assert client_maxconn(Settings()) < 20_000
