@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import sys
 import time
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable
 from functools import partial
@@ -58,7 +59,7 @@ class Options(msgspec.Struct, frozen=True):
     seed: int = 1
 
 
-class Sender(asyncio.Protocol):
+class Sender(asyncio.Protocol, ABC):
     """A car and its connection; a subclass a door."""
 
     def __init__(self, fleet: Fleet, number: int) -> None:
@@ -90,13 +91,13 @@ class Sender(asyncio.Protocol):
         self.sent = time.monotonic_ns()
         self.transport.write(message)
 
+    @abstractmethod
     def hello(self) -> bytes:
         """What is said first, and is answered."""
-        raise NotImplementedError
 
+    @abstractmethod
     def message(self, body: bytes, bodies: Bodies) -> bytes:
         """A packet as it goes over the connection."""
-        raise NotImplementedError
 
 
 class HttpSender(Sender):

@@ -23,6 +23,8 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from fleetcast import haproxy, natsserver, pushpin
+from fleetcast.jetstream import connect, provision
+from fleetcast.mqtt_line import MqttLine
 from fleetcast.proof.ports import free_ports as free_ports
 from fleetcast.proof.ports import platform_settings as platform_settings
 from fleetcast.proof.ports import short_folder as short_folder
@@ -166,6 +168,25 @@ def nats_server(folder: Path, port: int, settings: Settings) -> AbstractAsyncCon
     return _running(
         Server("nats-server", command, folder / "nats.log", lambda: _nats_answers(port, settings))
     )
+
+
+async def open_mqtt(nats: Server, folder: Path, settings: Settings) -> None:
+    """Starts this nats-server again with its MQTT listener, once the streams are there, as a platform does."""
+    connection = await connect(settings, "test")
+    await provision(connection, settings)
+    await connection.close()
+    (folder / "nats.conf").write_text(natsserver.configuration(settings, folder / "nats", mqtt=True))
+    await nats.kill()
+    await nats.start()
+
+    async def opens() -> bool:
+        try:
+            (await MqttLine.open(settings.mqtt_port, "first")).close()
+        except OSError:
+            return False
+        return True
+
+    await until(opens, "MQTT is listened for")
 
 
 def pushpin_server(folder: Path, settings: Settings, number: int) -> AbstractAsyncContextManager[Server]:

@@ -6,31 +6,16 @@ from pathlib import Path
 
 import pytest
 
-from fleetcast import natsserver
-from fleetcast.jetstream import connect, provision
+from fleetcast.jetstream import connect
 from fleetcast.mqtt_line import MqttLine
 from fleetcast.settings import Settings
 from fleetcast.subjects import PACKETS
-from tests.servers import Server, until
+from tests.servers import Server, open_mqtt
 
 
 @pytest.fixture
 async def door(nats: Server, folder: Path, settings: Settings) -> Server:
-    connection = await connect(settings, "test")
-    await provision(connection, settings)
-    await connection.close()
-    (folder / "nats.conf").write_text(natsserver.configuration(settings, folder / "nats", mqtt=True))
-    await nats.kill()
-    await nats.start()
-
-    async def opens() -> bool:
-        try:
-            (await MqttLine.open(settings.mqtt_port, "first")).close()
-        except OSError:
-            return False
-        return True
-
-    await until(opens, "MQTT is listened for")
+    await open_mqtt(nats, folder, settings)
     return nats
 
 

@@ -13,16 +13,15 @@ from bench.doors import Held, Turn, slope, turn_of
 from bench.senders import Door, Options
 from bench.stats import Records
 from bench.world import Failed, Load
-from fleetcast import ingest, natsserver
+from fleetcast import ingest
 from fleetcast.clock import SystemClock
 from fleetcast.decode import load as load_decoders
-from fleetcast.jetstream import Connection, connect, provision, stream_info
-from fleetcast.mqtt_line import MqttLine
+from fleetcast.jetstream import Connection, connect, stream_info
 from fleetcast.nats_queue import NatsQueue
 from fleetcast.packet import JSON, NDJSON
 from fleetcast.settings import Settings
 from fleetcast.subjects import PACKETS
-from tests.servers import Server, http_server, until
+from tests.servers import Server, http_server, open_mqtt, until
 
 decode = load_decoders(Settings().decoders).decode
 
@@ -32,21 +31,7 @@ DOORS: list[Door] = ["http", "mqtt"]
 
 @pytest.fixture
 async def doors(nats: Server, folder: Path, settings: Settings) -> AsyncIterator[Connection]:
-    connection = await connect(settings, "test")
-    await provision(connection, settings)
-    await connection.close()
-    (folder / "nats.conf").write_text(natsserver.configuration(settings, folder / "nats", mqtt=True))
-    await nats.kill()
-    await nats.start()
-
-    async def opens() -> bool:
-        try:
-            (await MqttLine.open(settings.mqtt_port, "first")).close()
-        except OSError:
-            return False
-        return True
-
-    await until(opens, "MQTT is listened for")
+    await open_mqtt(nats, folder, settings)
     connection = await connect(settings, "test")
     queue = NatsQueue(connection, settings, SystemClock())
     async with http_server(ingest.application(queue, settings), settings.ingest_port):

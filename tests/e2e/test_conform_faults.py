@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator
 
 import pytest
@@ -26,11 +27,11 @@ async def proxied(here: Site) -> AsyncIterator[tuple[Door, str]]:
         yield made
 
 
-class Streams(Fault):
+class Streams(Fault, ABC):
     """One that changes each stream's events by a function of (number of the update, block)."""
 
-    def of(self, number: int, block: Block) -> list[Block]:
-        raise NotImplementedError
+    @abstractmethod
+    def of(self, number: int, block: Block) -> list[Block]: ...
 
     def stream(self, asked: Asked) -> Pass:
         count = 0
