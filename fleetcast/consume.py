@@ -15,35 +15,31 @@ from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 
-import msgspec
 import structlog
 
-from fleetcast import metrics, sse
+from fleetcast import metrics
 from fleetcast.clock import Clock, rfc3339
 from fleetcast.decode import Decoders
-from fleetcast.edge import Edge, Item
+from fleetcast.edge import Edge
 from fleetcast.errors import Poisoned, Recover, Reject, Unavailable
 from fleetcast.explain import Trace, Traces
 from fleetcast.live import Change, Fenced, Held, Live, Refused
 from fleetcast.packet import Packet
 from fleetcast.poison import Outcome, Watch
+from fleetcast.publisher import Publisher, Watched
 from fleetcast.queue import Delivery, Queue
-from fleetcast.resume import event_id
 from fleetcast.settings import Settings
 from fleetcast.skew import believed
 from fleetcast.state import Named, State, apply, stored_already
-from fleetcast.subjects import channel, partition, split_channel
+from fleetcast.subjects import partition
 from fleetcast.tally import Tallies
 from fleetcast.update import Update, diff
-from fleetcast.views import View, Views
+from fleetcast.views import Views
 
 log = structlog.get_logger()
 
 _FAILURES = 3  # in a row, after which vehicles are committed one by one
-_READS = 64  # at once
 _BACK_OFF = (0.05, 0.2, 0.5, 1.0, 2.0)
-
-_Watched = tuple[str, View]  # a vehicle, and a view of it
 
 
 @dataclass
@@ -98,14 +94,13 @@ class Consumer:
     ) -> None:
         self._queue = queue
         self._live = live
-        self._edge = edge
         self._enrichers = enrichers
         self._decode = decoders.decode
         self._settings = settings
         self._clock = clock
         self._views = Views(settings.views)
+        self._publisher = Publisher(live, edge, self._views)
         self._held: OrderedDict[str, Held] = OrderedDict()
-        self._epoch = ""
         self._stopping = asyncio.Event()
         self._watch = Watch(settings.poison_packets, settings.poison_vehicles)
         self.traces = Traces(settings.state_cache)
@@ -203,10 +198,10 @@ class Consumer:
             changes = [
                 Change(folded.states[v], held[v].revision, updates) for v, updates in folded.updates.items()
             ]
-            self._keep(changes, await self._live.commit(changes, self._epoch))
+            self._keep(changes, await self._live.commit(changes, self._publisher.epoch))
             committed = self._clock.now()
-            await self._publish(changes)
-            await self._publish_latest(self._passed_over(folded))
+            await self._publisher.publish(changes)
+            await self._publisher.publish_latest(self._passed_over(folded))
             await self._queue.ack(batch)
             self._count(batch, folded)
             self._note(batch, folded, handled, committed)
@@ -283,7 +278,7 @@ class Consumer:
                     committed=committed,
                     published=now,
                     member=self._settings.member or "a consume process",
-                    replicas=self._replicas(vehicle, folded.updates[vehicle]),
+                    replicas=self._publisher.replicas(vehicle, folded.updates[vehicle]),
                     skewed=vehicle in folded.skewed,
                 )
             )
@@ -307,31 +302,7 @@ class Consumer:
         for delivery in batch:
             metrics.AGE_SECONDS.observe(max(0.0, now - delivery.stored))
 
-    async def _publish(self, changes: Iterable[Change]) -> None:
-        items = []
-        for state, updates in ((change.state, change.updates) for change in changes):
-            watched = [v for v in self._views.touched(updates) if self._listened(state.vehicle, v)]
-            for update in updates:
-                found = [self._item(view, one, state.life) for view in watched if (one := view.of(update))]
-                items += found
-                (metrics.PUBLISHED if found else metrics.SKIPPED).inc()
-        if items:
-            await self._edge.publish(items)
-
-    def _listened(self, vehicle: str, view: View) -> bool:
-        return self._edge.listeners(channel(vehicle, view.name)) > 0
-
-    def _replicas(self, vehicle: str, updates: Sequence[Update]) -> Sequence[str]:
-        """Those that listen to any view that was touched."""
-        names = [channel(vehicle, view.name) for view in self._views.touched(updates)]
-        return sorted({replica for name in names for replica in self._edge.replicas(name)})
-
-    def _item(self, view: View, update: Update, life: str) -> Item:
-        name, prev = (event_id(self._epoch, one, life, view.key) for one in (update.version, update.prev))
-        content = sse.event("update", msgspec.json.encode(update), name)
-        return Item(channel(update.vehicle, view.name), name, prev, content)
-
-    def _passed_over(self, folded: _Folded) -> list[_Watched]:
+    def _passed_over(self, folded: _Folded) -> list[Watched]:
         """Views of vehicles of which a packet came again, but those that this batch has touched: what is new says the rest."""
         return [
             (vehicle, view)
@@ -339,29 +310,6 @@ class Consumer:
             for view in self._views.named.values()
             if not any(view.of(update) for update in folded.updates.get(vehicle, ()))
         ]
-
-    async def _publish_latest(self, views: Iterable[_Watched]) -> None:
-        """The last update of each again: whoever owned them before may have died between the commit and the publish.
-
-        Only the last: its `prev` tells a replica that missed more to ask the origin. One that has it asks once too, and
-        gets nothing.
-        """
-        slots = asyncio.Semaphore(_READS)
-        watched = [(vehicle, view) for vehicle, view in views if self._listened(vehicle, view)]
-        reads = await asyncio.gather(*(self._last_item(vehicle, view, slots) for vehicle, view in watched))
-        if items := [item for item in reads if item is not None]:
-            # After the reads: what was read of a live state that was restored meanwhile is of no chain that we know.
-            if await self._live.epoch() != self._epoch:
-                raise Unavailable("the live state was restored")
-            await self._edge.publish(items)
-
-    async def _last_item(self, vehicle: str, view: View, slots: asyncio.Semaphore) -> Item | None:
-        async with slots:
-            held = await self._live.latest(vehicle, leader=True)
-            since = view.version(held.state) - 1
-            state, updates = await self._live.since(vehicle, since, leader=True, view=view)
-        last = [one for update in updates if (one := view.of(update)) is not None][-1:]
-        return self._item(view, last[0], state.life) if last else None
 
     async def _reject(self, delivery: Delivery, reason: str) -> None:
         await self._queue.reject(delivery, reason)
@@ -414,13 +362,13 @@ class Consumer:
         for attempt in range(1_000_000):
             try:
                 epoch = await self._live.epoch()
-                if self._epoch not in ("", epoch):
+                if self._publisher.epoch not in ("", epoch):
                     log.warning("the live state was restored: beginning anew", epoch=epoch)
                     self._held.clear()
                     partitions = frozenset(range(count))
-                self._epoch = epoch
+                self._publisher.epoch = epoch
                 await self._queue.reset(partitions)
-                await self._publish_latest(self._watched(partitions))
+                await self._publisher.publish_latest(self._watched(partitions))
             except Unavailable as error:
                 pause = _BACK_OFF[min(attempt, len(_BACK_OFF) - 1)]
                 log.warning("cannot recover yet; trying again", error=str(error), seconds=pause)
@@ -430,10 +378,6 @@ class Consumer:
             else:
                 return
 
-    def _watched(self, partitions: frozenset[int]) -> list[_Watched]:
-        found = [split for name in self._edge.channels() if (split := split_channel(name)) is not None]
-        return [
-            (vehicle, self._views.named[name])
-            for vehicle, name in found
-            if name in self._views.named and partition(vehicle, self._settings.partitions) in partitions
-        ]
+    def _watched(self, partitions: frozenset[int]) -> list[Watched]:
+        count = self._settings.partitions
+        return [one for one in self._publisher.watched() if partition(one[0], count) in partitions]

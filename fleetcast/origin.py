@@ -18,9 +18,7 @@ for good on any other status; one that is refused is 401 or 403, which trying ag
 from __future__ import annotations
 
 import asyncio
-import random
 from collections.abc import Awaitable, Callable, Sequence
-from functools import partial
 
 import msgspec
 import structlog
@@ -36,12 +34,12 @@ from fleetcast import longpoll, metrics, page, sse, tickets
 from fleetcast.access import Guarded, Open
 from fleetcast.clock import Clock, SystemClock
 from fleetcast.errors import Refuse, Unavailable
+from fleetcast.events import unavailable
+from fleetcast.following import Following, id_of
 from fleetcast.health import on_bug, on_http_exception, on_refuse, problem
 from fleetcast.live import Live
-from fleetcast.resume import FOREIGN, Ahead, Replay, Reset, event_id, resume, version_of
 from fleetcast.rights import Seen
 from fleetcast.settings import Settings
-from fleetcast.state import State
 from fleetcast.subjects import ALL, NEXT_LINKS, channel, control_number, is_vehicle, split_channel
 from fleetcast.update import Snapshot
 from fleetcast.views import View, Views
@@ -57,13 +55,9 @@ HoldPoll = Callable[[str, str, int], Sequence[tuple[str, str]]]
 LastIds = Callable[[Sequence[str]], dict[str, str]]
 """`Grip-Last` headers -> id by channel."""
 
-_RETRY = (1000, 4000)
 _PATIENCE = {"next": 8.0, "events": 3.0}
 """Seconds that a question waits for the live state to be back. The edge, answered in vain, asks again only after 1, 2, 4, 8 s,
 and its phones' updates wait meanwhile; a phone stays away for seconds. Below the inner balancer's own limit (15 s)."""
-_EPOCH_SECONDS = 1.0
-_DEPOSED = 1.2
-"""Seconds in which a leader that was replaced while it hung learns of it: more than a heartbeat of its successor."""
 _VEHICLES_SECONDS = 3.0
 _MOST = 100
 _NO_STORE = {"Cache-Control": "no-store"}
@@ -90,7 +84,7 @@ class Origin:
         self._last_ids = last_ids
         self._clock = clock
         self._views = Views(settings.views).named
-        self._epoch = ("", -_EPOCH_SECONDS)
+        self._following = Following(live, clock)
         self._vehicles: tuple[Sequence[str], float] = ((), -_VEHICLES_SECONDS)
 
     async def fleet(self, request: Request) -> Response:
@@ -134,12 +128,12 @@ class Origin:
         vehicle = _vehicle(request)
         await self._sees(request, vehicle)
         view = self._view(request)
-        epoch = await self._current_epoch()
+        epoch = await self._following.epoch()
         state = (await self._live.latest(vehicle)).state
         if state.version == 0:
             metrics.LATEST.labels("404").inc()
             raise Refuse(404, "No such id", f"{vehicle} has never sent a packet")
-        headers = {"ETag": f'"{_at(epoch, state, view)}"', "Cache-Control": self._access.cache}
+        headers = {"ETag": f'"{id_of(epoch, state, view)}"', "Cache-Control": self._access.cache}
         wanted = [tag.strip().removeprefix("W/") for tag in _list(request, "if-none-match")]
         if headers["ETag"] in wanted or "*" in wanted:
             metrics.LATEST.labels("304").inc()
@@ -154,14 +148,11 @@ class Origin:
         seen = await self._sees(request, vehicle)
         view = self._view(request)
         wait = longpoll.wait_of(request.query_params["wait"]) if _is_poll(request) else 0
-        epoch = await self._current_epoch()
         last = request.headers.get("last-event-id") or request.query_params.get("last_event_id")
         if last:
-            body, at = await self._resumed(vehicle, view, epoch, last, by="phone")
+            body, at = await self._following.since(vehicle, view, last, by="phone")
         else:
-            state = (await self._live.latest(vehicle)).state
-            body, at = _snapshot(epoch, state, view), _at(epoch, state, view)
-            metrics.SNAPSHOTS.inc()
+            body, at = await self._following.begun(vehicle, view)
         if wait:
             metrics.POLLS.labels("at once" if body else "held").inc()
             waits = [] if body else [*self._hold_poll(channel(vehicle, view.name), at, wait), *_closing(seen)]
@@ -182,7 +173,6 @@ class Origin:
         ]
         if not known:
             raise Refuse(404, "Nothing to follow", "a next link is the edge's to ask, with Grip-Last")
-        epoch = await self._current_epoch()
         body, held = b"", list[tuple[str, str]]()
         for name, vehicle, named, last in known:
             seen = await self._access.goes_on(list(lasts), vehicle)
@@ -193,7 +183,7 @@ class Origin:
                 # A deploy took it away. Not held: the stream ends, and the phone that comes back is answered 400. An error
                 # would be asked again for half a minute first.
                 return _held(unavailable("view"), ())
-            part, at = await self._resumed(vehicle, view, epoch, last, by="edge")
+            part, at = await self._following.since(vehicle, view, last, by="edge")
             body += part
             link = int(request.path_params["link"])
             held = [
@@ -207,56 +197,11 @@ class Origin:
         """Raises Refuse before anything is read of a vehicle, whether it exists or not."""
         return await self._access.sees(await self._access.who(request.headers), vehicle)
 
-    async def _current_epoch(self) -> str:
-        """Asked again every second: a restore renews it. A phone served with an old one is told `foreign` soon after."""
-        epoch, when = self._epoch
-        now = self._clock.monotonic()
-        if now - when >= _EPOCH_SECONDS:
-            epoch = await self._live.epoch()
-            self._epoch = (epoch, now)
-        return epoch
-
     def _view(self, request: Request) -> View:
         name = request.query_params.get("view", ALL)
         if (view := self._views.get(name)) is None:
             raise Refuse(400, "No such view", f"view is one of {', '.join(self._views)}")
         return view
-
-    async def _resumed(self, vehicle: str, view: View, epoch: str, last: str, by: str) -> tuple[bytes, str]:
-        """(events, the id the stream is at after them)."""
-        version = version_of(epoch, last, view.key)
-        since = partial(self._live.since, vehicle, -1 if version is None else version, view=view)
-        what_follows = partial(resume, epoch, last, view=view)
-        state, window = await since()
-        found = what_follows(state, window, leader=False)
-        if isinstance(found, Ahead):  # a stale replica was read
-            state, window = await since(leader=True)
-            found = what_follows(state, window, leader=True)
-            if isinstance(found, Reset) and found.reason == FOREIGN:
-                # Not known to the leader either: not an id of ours. Or that was a leader that others have replaced already, and
-                # that did not know it yet: by now it does, or says that it hears no others.
-                await asyncio.sleep(_DEPOSED)
-                state, window = await since(leader=True)
-                await self._live.epoch()
-                found = what_follows(state, window, leader=True)
-        name = partial(event_id, epoch, life=state.life, key=view.key)
-        if isinstance(found, Replay):
-            metrics.REPLAYS.labels(by).inc()
-            metrics.REPLAYED.labels(by).inc(len(found.updates))
-            parts = [
-                sse.event("update", msgspec.json.encode(update), name(update.version))
-                for update in found.updates
-            ]
-            return b"".join(parts), name(found.upto)
-        assert isinstance(found, Reset)
-        metrics.RESETS.labels(found.reason, by).inc()
-        log.warning(
-            "reset", vehicle=vehicle, view=view.name, reason=found.reason, last=last[:80], to=found.to, by=by
-        )
-        at = name(found.to)
-        word = {"reason": found.reason, "from": last[:80], "to": at}
-        body = sse.event("reset", msgspec.json.encode(word)) + _snapshot(epoch, state, view)
-        return body, at
 
     def served(
         self, handler: Callable[[Request], Awaitable[Response]], kind: str
@@ -282,13 +227,6 @@ class Origin:
             return problem(503, "Not available now", "the live state does not answer; try again", headers)
 
         return endpoint
-
-
-def unavailable(reason: str) -> bytes:
-    """A temporary failure in band: when to come back, jittered, and why."""
-    return sse.retry(random.randint(*_RETRY)) + sse.event(
-        "unavailable", msgspec.json.encode({"reason": reason})
-    )
 
 
 def application(
@@ -335,14 +273,6 @@ def _only_edge(app: ASGIApp, signed: Signed) -> ASGIApp:
 def _only(view: Snapshot, paths: Sequence[str]) -> Snapshot:
     signals = {path: view.signals[path] for path in paths if path in view.signals}
     return msgspec.structs.replace(view, signals=signals)
-
-
-def _at(epoch: str, state: State, view: View) -> str:
-    return event_id(epoch, view.version(state), state.life, view.key)
-
-
-def _snapshot(epoch: str, state: State, view: View) -> bytes:
-    return sse.event("snapshot", msgspec.json.encode(view.snapshot(state)), _at(epoch, state, view))
 
 
 def _is_poll(request: Request) -> bool:

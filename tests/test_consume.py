@@ -806,5 +806,5 @@ async def test_a_restore_between_read_and_publish_publishes_nothing_under_the_ol
 
     world.before = restored
     with pytest.raises(Unavailable):
-        await world.consumer._publish_latest([("a", EVERYTHING)])
+        await world.consumer._publisher.publish_latest([("a", EVERYTHING)])
     assert world.of("publish") == []

@@ -93,7 +93,7 @@ class Live:
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(origin, "_DEPOSED", 0.001)
+    monkeypatch.setattr("fleetcast.following._DEPOSED", 0.001)
 
 
 class HandClock:

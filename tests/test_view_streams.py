@@ -128,7 +128,7 @@ async def test_a_view_that_a_redelivered_packet_touched_is_published_though_a_ne
     world = making(channel("a"), channel("a", "own"))
     add(world, ("a", 1), own1=1)
     consumer = world.consumer
-    consumer._epoch = test_consume.EPOCH
+    consumer._publisher.epoch = test_consume.EPOCH
     held = world.live.held("a")
     folded = consumer._fold(world.queue.log, {"a": held})
     world.live.committed([Change(folded.states["a"], 0, folded.updates["a"])], test_consume.EPOCH)
