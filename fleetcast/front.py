@@ -20,7 +20,8 @@ BUNDLE = "front.pem"
 
 def url(settings: Settings) -> str:
     """Where apps find it from this machine."""
-    return f"{'https' if settings.front_cert else 'http'}://{settings.host}:{settings.front_port}"
+    host = "127.0.0.1" if settings.host == "0.0.0.0" else settings.host
+    return f"{'https' if settings.front_cert else 'http'}://{host}:{settings.front_port}"
 
 
 def bundle(settings: Settings) -> str:

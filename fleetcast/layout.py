@@ -36,6 +36,7 @@ FIXED = frozenset(
         "front_port",
         "front_cert",
         "front_key",
+        "front_plain",
         "ingest_port",
         "mqtt_port",
         "origin_port",

@@ -248,7 +248,11 @@ def application(
             Route(f"{things}/{{vehicle}}", origin.served(origin.latest, "latest")),
             Route(f"{things}/{{vehicle}}/events", origin.served(origin.events, "events")),
             Route("/next/{link:int}", origin.served(origin.next, "next")),
-            *(tickets.routes(access, clock) if isinstance(access, Guarded) else ()),
+            *(
+                tickets.routes(access, clock, secure=bool(settings.front_cert))
+                if isinstance(access, Guarded)
+                else ()
+            ),
             *page.routes(settings.noun),
         ],
         exception_handlers={Refuse: on_refuse, HTTPException: on_http_exception, Exception: on_bug},

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import inspect
 import ipaddress
+import re
 import socket
 import tomllib
 from collections.abc import Mapping
@@ -38,8 +39,8 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     data: str = ".fleetcast"
     """The folder of everything that is kept: the queue and the live state, configurations, logs."""
     host: str = "127.0.0.1"
-    """What the front door listens on. Apps have no credentials yet, so only loopback will do: put an authenticating proxy
-    in front."""
+    """What the front door listens on: an IPv4 address, or a name. Other than loopback only with `app_keys` and `front_cert`
+    (or `front_plain`)."""
     front_port: Port = 8080
     """The front door: all that apps use."""
     front_cert: str = ""
@@ -47,6 +48,9 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     both to a development certificate."""
     front_key: str = ""
     """Its private key (PEM, without a password)."""
+    front_plain: bool = False
+    """Apps' tokens may cross the network as they are: `host` may be other than loopback without `front_cert`. For a network
+    that is yours alone, such as the one behind a proxy that speaks TLS."""
     ingest_port: Port = 8081
     """Where vehicles send packets by HTTP."""
     mqtt_port: Annotated[int, msgspec.Meta(ge=0, le=65535)] = 1883
@@ -257,16 +261,8 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     def checked(self) -> Settings:
         """Itself, if what goes together goes together. Raises Unusable."""
-        if ":" in self.host:
-            raise Unusable(f"host: {self.host}: only IPv4 yet, such as 127.0.0.1")
-        if not is_loopback(self.host):
-            raise Unusable(
-                f"host: {self.host} is not loopback, and apps have no credentials yet: open for development means"
-                " this machine only. Put an authenticating proxy in front, or keep 127.0.0.1"
-            )
+        self._check_front()
         Views(self.views)
-        if bool(self.front_cert) != bool(self.front_key):
-            raise Unusable("front_cert and front_key: there is one without the other")
         self._check_identity()
         for name in ("app_issuer", "app_audience", "app_resolver"):
             if getattr(self, name) and not self.app_keys:
@@ -284,6 +280,26 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
                 " large could never be sent"
             )
         return self
+
+    def _check_front(self) -> None:
+        if ":" in self.host:
+            raise Unusable(f"host: {self.host}: only IPv4 yet, such as 127.0.0.1")
+        if re.fullmatch(r"[A-Za-z0-9.-]{1,253}", self.host) is None:
+            raise Unusable(f"host: {self.host!r} is no address to listen on, such as 127.0.0.1")
+        if bool(self.front_cert) != bool(self.front_key):
+            raise Unusable("front_cert and front_key: there is one without the other")
+        if is_loopback(self.host):
+            return
+        if not self.app_keys:
+            raise Unusable(
+                f"host: {self.host} is not loopback, and without app_keys everybody sees everything: set app_keys, so that"
+                " apps must show tokens, and front_cert and front_key; or keep 127.0.0.1"
+            )
+        if not (self.front_cert or self.front_plain):
+            raise Unusable(
+                f"host: {self.host} is not loopback, and tokens would cross the network unencrypted: set front_cert and"
+                " front_key, or front_plain = true if that is meant"
+            )
 
     def _check_identity(self) -> None:
         if bool(self.tls_cert) != bool(self.tls_key):

@@ -36,8 +36,8 @@ class Wanted(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     vehicles: list[str] | None = None
 
 
-def routes(access: Guarded, clock: Clock) -> Sequence[Route]:
-    """Of the origin."""
+def routes(access: Guarded, clock: Clock, *, secure: bool) -> Sequence[Route]:
+    """Of the origin. `secure`: the front speaks TLS, so a browser is to send the cookie over nothing else."""
 
     async def ticket(request: Request) -> Response:
         _, who = access.owner(request.headers)
@@ -53,26 +53,27 @@ def routes(access: Guarded, clock: Clock) -> Sequence[Route]:
         body = {"ticket": made, "expires_at": rfc3339(until)}
         return Response(msgspec.json.encode(body), 201, headers=_NO_STORE, media_type="application/json")
 
+    def with_cookie(value: str, seconds: int) -> Response:
+        response = Response(status_code=204, headers=_NO_STORE)
+        response.set_cookie(
+            COOKIE, value, max_age=seconds, path="/", httponly=True, samesite="strict", secure=secure
+        )
+        return response
+
     async def begin(request: Request) -> Response:
         token, who = access.owner(request.headers)
         if len(token) > _MOST_COOKIE:
             raise Refuse(400, "Too long", f"a token of more than {_MOST_COOKIE} characters is no cookie")
-        return _with_cookie(token, max(0, math.floor(who.until - clock.now())))
+        return with_cookie(token, max(0, math.floor(who.until - clock.now())))
 
     async def end(request: Request) -> Response:
-        return _with_cookie("", 0)
+        return with_cookie("", 0)
 
     return (
         Route("/v1/tickets", ticket, methods=["POST"]),
         Route("/v1/session", begin, methods=["POST"]),
         Route("/v1/session", end, methods=["DELETE"]),
     )
-
-
-def _with_cookie(value: str, seconds: int) -> Response:
-    response = Response(status_code=204, headers=_NO_STORE)
-    response.set_cookie(COOKIE, value, max_age=seconds, path="/", httponly=True, samesite="strict")
-    return response
 
 
 async def _body(request: Request) -> bytes:

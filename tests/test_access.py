@@ -433,12 +433,23 @@ async def test_a_cookie_is_a_session_for_reading_only(ground: Ground) -> None:
     assert begun.status_code == 204
     cookie = begun.headers["set-cookie"]
     assert {"HttpOnly", "SameSite=strict", "Path=/", "Max-Age=3600"} <= set(cookie.split("; "))
+    assert "Secure" not in cookie  # a browser would not send it over plain HTTP
     assert (await ground.get("/v1/vehicles/car-1/events")).status_code == 200  # the client keeps it
     assert (await ground.get("/v1/vehicles/car-2/events")).status_code == 403
     assert (await ground.client.post("/v1/tickets")).status_code == 401
     assert (await ground.get("/v1/vehicles/car-2", ground.token(vehicles=["car-2"]))).status_code == 200
     assert (await ground.client.delete("/v1/session")).status_code == 204
     assert (await ground.get("/v1/vehicles/car-1")).status_code == 401
+
+
+async def test_with_tls_the_cookie_goes_over_nothing_else(tmp_path: Path) -> None:
+    ground = Ground(tmp_path, front_cert="c.pem", front_key="c-key.pem")
+    header = {"Authorization": f"Bearer {ground.token(vehicles=['car-1'])}"}
+    for answer in (
+        await ground.client.post("/v1/session", headers=header),
+        await ground.client.delete("/v1/session"),
+    ):
+        assert {"HttpOnly", "SameSite=strict", "Secure"} <= set(answer.headers["set-cookie"].split("; "))
 
 
 # The resolver

@@ -62,6 +62,8 @@ def test_one_without_the_other_is_refused(name: str) -> None:
 def test_tls_alone_does_not_open_the_door_to_others(pki: DevelopmentPki) -> None:
     with pytest.raises(Unusable, match=r"host: 0\.0\.0\.0 is not loopback"):
         with_tls(pki, host="0.0.0.0").checked()
+    everywhere = with_tls(pki, host="0.0.0.0", app_keys="k.pem").checked()
+    assert front.url(everywhere) == "https://127.0.0.1:8080"
 
 
 def test_what_will_not_do_is_said_in_one_line(pki: DevelopmentPki, folder: Path) -> None:

@@ -238,8 +238,38 @@ def test_loopback_is_let_be(host: str) -> None:
 @pytest.mark.parametrize("host", ELSEWHERE)
 def test_anywhere_else_is_refused(host: str) -> None:
     assert not is_loopback(host)
-    assert refused(None, {"FLEETCAST_HOST": host}).startswith(f"host: {host}")
+    said = refused(None, {"FLEETCAST_HOST": host})
+    assert said.startswith((f"host: {host}", f"host: {host!r}"))
+    assert "\n" not in said
     assert refused(None, {}, {"host": host}).startswith("host: ")
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "192.168.1.7", "8.8.8.8"])
+def test_the_front_goes_elsewhere_with_tokens_and_tls_only(host: str) -> None:
+    keys: dict[str, Any] = {"app_keys": "k.pem"}
+    tls = {"front_cert": "c.pem", "front_key": "c-key.pem"}
+    for enough in (keys | tls, keys | {"front_plain": True}, keys | tls | {"front_plain": True}):
+        assert load(None, {}, enough | {"host": host}).host == host
+    assert load(None, {"FLEETCAST_FRONT_PLAIN": "true"}, keys | {"host": host}).host == host
+    wanting: list[tuple[dict[str, Any], str]] = [
+        ({}, "set app_keys"),
+        (tls, "set app_keys"),
+        ({"front_plain": True}, "set app_keys"),
+        (IDENTITY | tls, "set app_keys"),
+        (keys, "set front_cert and front_key, or front_plain = true"),
+    ]
+    for some, what in wanting:
+        said = refused(None, {}, some | {"host": host})
+        assert said.startswith(f"host: {host} is not loopback")
+        assert what in said
+        assert "\n" not in said
+
+
+@pytest.mark.parametrize(
+    "host", ["", "*", "::", "fe80::1", "[::1]", "127.0.0.1 x", "127.0.0.1:80", "0.0.0.0\n"]
+)
+def test_what_is_no_address_for_the_front_is_refused(host: str) -> None:
+    assert refused(None, {}, {"app_keys": "k.pem", "front_plain": True, "host": host}).startswith("host: ")
 
 
 IDENTITY = {"vehicle_keys": "k.pem", "tls_cert": "c.pem", "tls_key": "c-key.pem"}

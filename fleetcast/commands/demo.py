@@ -229,7 +229,7 @@ class _Demo:
             "--ingest": self.platform.ingest_url,
             "--noun": self.platform.settings.noun,
             "--door": given.door,
-            "--mqtt": f"{self.platform.settings.host}:{self.platform.settings.mqtt_port or 1883}",
+            "--mqtt": f"{self.platform.vehicle_host}:{self.platform.settings.mqtt_port or 1883}",
             "--cars": given.cars,
             "--per-minute": given.per_minute,
             "--min-bytes": given.min_bytes,

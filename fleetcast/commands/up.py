@@ -14,11 +14,12 @@ import msgspec
 from fleetcast.commands import roll
 from fleetcast.devpki import DevelopmentPki
 from fleetcast.platform import Platform
-from fleetcast.settings import Settings
+from fleetcast.settings import Settings, is_loopback
 from fleetcast.wiring import configure_logging
 
 _TEXT = """Starts nats-server, the edge (Pushpin and HAProxy), ingest, consume and origin; prints `ready <url>`; keeps them
-running until Ctrl-C. Without `vehicle_keys` or `vehicle_ca` it is open for development, on loopback only."""
+running until Ctrl-C. Without `vehicle_keys` or `vehicle_ca` it is open for development, on loopback only; so is the front
+door without `app_keys`."""
 
 
 def add_commands(commands: Any) -> None:
@@ -61,6 +62,8 @@ async def run(arguments: argparse.Namespace, settings: Settings) -> int:
     try:
         if not stopping_early:
             known = "vehicles prove who they are" if settings.identity else "no credentials, loopback only"
+            if not settings.identity and not is_loopback(settings.host):
+                known = "vehicles need no credentials, on loopback only"
             if settings.app_keys:
                 known += "; apps show tokens"
             say(
