@@ -38,7 +38,7 @@ class Budgets:
             self._filled(vehicle, now), self._limits, (1.0, float(size)), strict=True
         ):
             if limit and left + _ROUNDING < cost:
-                seconds = max(seconds, (cost - left) * MINUTE / limit)
+                seconds = max(seconds, (cost - left - _ROUNDING / 2) * MINUTE / limit)
         return math.ceil(seconds)
 
     def take(self, vehicle: str, size: int, now: float) -> int:

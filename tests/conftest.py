@@ -18,6 +18,8 @@ hypothesis.settings.register_profile(
 )
 hypothesis.settings.load_profile("fleetcast")
 
+_SLOW_FIRST = ("e2e", "proof", "clients", "contracts", "web")
+
 Connect = Callable[[], Awaitable[Connection]]
 
 
@@ -58,3 +60,13 @@ async def connected(nats: Server, settings: Settings) -> AsyncIterator[Connect]:
     yield open_one
     for connection in opened:
         await connection.close()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What starts whole platforms first: a worker takes a file at a time, and a long one at the end keeps all waiting."""
+    items.sort(key=_weight)  # a stable sort
+
+
+def _weight(item: pytest.Item) -> int:
+    folder = item.path.parent.name
+    return _SLOW_FIRST.index(folder) if folder in _SLOW_FIRST else len(_SLOW_FIRST)

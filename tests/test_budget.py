@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from fleetcast.budget import MINUTE, Budgets
@@ -35,6 +35,7 @@ def test_never_more_than_the_burst_and_the_rate(
 
 @settings(deadline=None)
 @given(packets=st.integers(1, 40), size=st.integers(1000, 5000), sent=SENT, start=st.floats(0, 1e6))
+@example(packets=1, size=1000, sent=[(34.8173126766854, 0), (0.0, 0), (0.0, 0)], start=33.8173126766854)
 def test_the_wait_is_true(packets: int, size: int, sent: list[tuple[float, int]], start: float) -> None:
     """Waiting that long is enough, a second less is not; asking costs nothing."""
     budgets, now = Budgets(packets, size), start
