@@ -5,8 +5,8 @@
     sleepy     goes away for a while, most often for less than the window
     slow       reads 1 kB a second for a while, then catches up
 
-A third are on a view, of some signals or of a rare one, the others on all. All come back with their last event id, unless told
-otherwise. They check nothing: what they saw is reported, and the oracle judges.
+Some are on a view, of some signals or of a rare one, the others on all; most have a stream, some long-poll. All come back with
+their last event id, unless told otherwise. They check nothing: what they saw is reported, and the oracle judges.
 In: {"drop": true} makes all come back at once; {"anew": true} the same, without their last event id; {"away": seconds} sends
 every third, ten at most, away for so long; {"calm": true} ends all moods; {"final": true} asks what each shows.
 Out: each tenth of a second {"events": […], "moods": [[phone, vehicle, awake, again, anew, view], …], "connected", "closed",
@@ -22,49 +22,44 @@ import sys
 import time
 from collections.abc import Sequence
 from contextlib import suppress
-from zlib import crc32
 
 import msgspec
 
-from fleetcast import sse
-from fleetcast.proof.client import Answer, Line
+from fleetcast.proof.client import Line
 from fleetcast.proof.drivers import Driver
 from fleetcast.proof.oracle import Event, digest
-from fleetcast.proof.packets import VIEWS
+from fleetcast.proof.shown import Chain
+from fleetcast.proof.transports import TRANSPORTS, Told, Transport
 
 _MOODS = ("steady",) * 12 + ("restless",) * 4 + ("sleepy",) * 3 + ("slow",)
-_SILENCE = 60.0  # seconds without a byte: keep-alives come every 25
+_KINDS = (
+    *(("stream", view) for view in ("some", "rare", "")),
+    ("poll", ""),
+    *(("stream", view) for view in ("", "", "some")),
+    ("poll", "rare"),
+    *(("stream", view) for view in ("", "rare", "")),
+)
+"""By turns: (transport, view). As many as have nothing in common with the moods, so that each comes in each."""
+_WAIT = (5, 20)  # seconds that a long-poll waits
+_OPENS = 15.0  # seconds without a byte while it is not open yet
 _SLOW_BUFFER = 4096
 _SLOW_BYTES = 250  # each quarter of a second
 _AWAY = 10
 _OVERSLEEPS = 0.004  # the share of sleeps that outlast the window
 
 
-class View(msgspec.Struct):
-    """A snapshot's or an update's data."""
-
-    version: int
-    signals: dict[str, dict[str, object] | None]
-    prev: int = -1
-
-
-_VIEW = msgspec.json.Decoder(View)
-
-
 class Phone:
     """One of them."""
 
     def __init__(self, number: int, vehicle: str, mood: str, crowd: Phones) -> None:
+        by, view = _KINDS[number % len(_KINDS)]
         self.number = number
-        self.vehicle = vehicle
-        self.view = list(VIEWS)[number % len(VIEWS)] if number // len(VIEWS) % 3 == 0 else ""
         self.mood = mood
         self.crowd = crowd
-        self.last = ""
-        self.version = -1
-        self.signals: dict[str, dict[str, object] | None] = {}
+        self.chain = Chain(number, vehicle, view)
         self.dice = random.Random(f"{crowd.seed}/phone/{number}")
-        self.line: Line | None = None
+        self.by = TRANSPORTS[by]
+        self.wait = self.dice.randint(*_WAIT)
         self.dropping = asyncio.Event()
         self.connected = False
         self.forgets = False
@@ -73,43 +68,36 @@ class Phone:
     async def follow(self) -> None:
         """Its life."""
         while True:
-            retry = await self._stream()
+            retry = await self._connection()
             if self.away:
                 seconds, self.away = self.away, 0.0
                 self.crowd.said(self, awake=False)
                 await self.crowd.calm_or(seconds)
             if self.forgets:
-                self.forgets, self.last, self.version, self.signals = False, "", -1, {}
+                self.forgets = False
+                self.chain.forget()
             await asyncio.sleep((retry or 400) / 1000 * self.dice.uniform(0.5, 1.5))
 
-    async def _stream(self) -> int | None:
-        """One stream to its end; the `retry` that it named."""
+    async def _connection(self) -> int | None:
+        """One connection to its end; the `retry` that it named."""
         mood = "steady" if self.crowd.calm else self.mood
-        parser = sse.Parser(self.last)
-        self.crowd.said(self, awake=mood != "slow", again=bool(self.last), anew=not self.last)
+        again = bool(self.chain.last)
+        self.crowd.said(self, awake=mood != "slow", again=again, anew=not again)
         line: Line | None = None
+        transport: Transport | None = None
         wanted = False  # whether the phone itself ended it
+        query = f"?view={self.chain.view}" if self.chain.view else ""
+        path = f"/v1/vehicles/{self.chain.vehicle}/events{query}"
         try:
-            async with asyncio.timeout(15):
-                line = await Line.open(self.crowd.port, _SLOW_BUFFER if mood == "slow" else 0)
-                headers = {"Accept": sse.MEDIA_TYPE} | ({"Last-Event-ID": self.last} if self.last else {})
-                query = f"?view={self.view}" if self.view else ""
-                line.ask("GET", f"/v1/vehicles/{self.vehicle}/events{query}", headers)
-                answer = Answer()
-                while not answer.begun:
-                    data = await line.reader.read(65_536)
-                    if not data:
-                        raise OSError("no answer")
-                    answer.feed(data)
-            if answer.status != 200:
-                self.crowd.refused += 1
-                return None
-            self.connected = True
-            wanted = await self._read(line, answer, parser, mood)
+            line = await Line.open(self.crowd.port, _SLOW_BUFFER if mood == "slow" else 0)
+            transport = self.by(line, self.chain, path, self.wait)
+            transport.ask()
+            wanted = await self._read(line, transport, mood)
         except (OSError, TimeoutError):
             pass
         finally:
-            if self.connected and not wanted:
+            self.crowd.refused += transport is not None and transport.refused
+            if transport is not None and transport.open and not wanted:
                 self.crowd.closed += 1
             self.connected = False
             if line is not None and not (wanted and self.crowd.leave_behind(line, self.dice)):
@@ -119,9 +107,9 @@ class Phone:
             window = self.crowd.window
             oversleeps = self.dice.random() < _OVERSLEEPS
             await self.crowd.calm_or(window + 5 if oversleeps else self.dice.uniform(0.5, window * 0.5))
-        return parser.retry
+        return transport.retry if transport is not None else None
 
-    async def _read(self, line: Line, answer: Answer, parser: sse.Parser, mood: str) -> bool:
+    async def _read(self, line: Line, transport: Transport, mood: str) -> bool:
         """Until it ends: True if by our own will."""
         until = time.monotonic() + {
             "restless": self.dice.uniform(2, 15),
@@ -134,30 +122,31 @@ class Phone:
         try:
             while True:
                 now = time.monotonic()
-                self._take(answer.take(), parser, now)
                 if mood == "slow" and (self.crowd.calm or now > until):
                     mood = "steady"  # reads on, as fast as it can
                     self.crowd.said(self, awake=True)
                 ends = now > until and mood in ("restless", "sleepy") and not self.crowd.calm
                 if ends or dropping.done():
                     return True
-                if answer.complete:
+                if transport.over:
                     return False
+                self.connected = transport.open
+                silence = transport.silence if transport.open else _OPENS
                 if reading is None:
                     reading = asyncio.create_task(line.reader.read(_SLOW_BYTES if mood == "slow" else 65_536))
                 await asyncio.wait(
                     {reading, dropping},
-                    timeout=min(_SILENCE, max(0.01, until - now)),
+                    timeout=min(silence, max(0.01, until - now)),
                     return_when=asyncio.FIRST_COMPLETED,
                 )
                 if reading.done():
                     data, reading = reading.result(), None
                     if not data:
                         return False
-                    answer.feed(data)
+                    self._take(transport.feed(data))
                     if mood == "slow":
                         await asyncio.sleep(0.25)
-                elif time.monotonic() - now >= _SILENCE:
+                elif time.monotonic() - now >= silence:
                     return False
         finally:
             for task in (reading, dropping):
@@ -167,35 +156,11 @@ class Phone:
                 if reading is not None:
                     await reading
 
-    def _take(self, data: bytes, parser: sse.Parser, now: float) -> None:
-        if not data:
-            return
-        for event in parser.feed(data):
-            self.last = event.id
-            epoch = event.id.rpartition("-")[0].partition(".")[0]  # of no vehicle a second life begins here
-            checksum, version, prev, reason, last = 0, 0, 0, "", ""
-            if event.event == "snapshot":
-                view = _VIEW.decode(event.data)
-                self.version, self.signals = view.version, view.signals
-                version, checksum = view.version, digest(view.signals)
-            elif event.event == "update":
-                update = _VIEW.decode(event.data)
-                version, prev, checksum = update.version, update.prev, crc32(event.data.encode())
-                self.version = version
-                for path, signal in update.signals.items():
-                    if signal is None:
-                        self.signals.pop(path, None)
-                    else:  # a merge patch: it stands whole, and what is null in it is not there
-                        self.signals[path] = {name: one for name, one in signal.items() if one is not None}
-            elif event.event == "reset":
-                word = msgspec.json.decode(event.data, type=dict[str, str])
-                reason, last = word["reason"], word["from"]
-            else:
-                continue
-            self.crowd.events.append(
-                Event(self.number, event.event, epoch, version, prev, checksum, time.time(), reason, last)
-            )
-        self.last = parser.last_id
+    def _take(self, told: list[Told]) -> None:
+        now = time.time()
+        for one in told:
+            if (event := self.chain.take(one.event, one.id, one.data, now)) is not None:
+                self.crowd.events.append(event)
 
 
 class Phones(Driver):
@@ -227,7 +192,7 @@ class Phones(Driver):
 
     def said(self, phone: Phone, *, awake: bool, again: bool = False, anew: bool = False) -> None:
         """A phone wants to listen, or not."""
-        self.moods.append((phone.number, phone.vehicle, awake, again, anew, phone.view))
+        self.moods.append((phone.number, phone.chain.vehicle, awake, again, anew, phone.chain.view))
 
     def leave_behind(self, line: Line, dice: random.Random) -> bool:
         """Half of those that change networks cannot close: the old connection stays for a while, unread."""
@@ -279,7 +244,9 @@ class Phones(Driver):
         }
         if self._final:
             self._final = False
-            said["final"] = [(phone.number, phone.version, digest(phone.signals)) for phone in self.phones]
+            said["final"] = [
+                (phone.number, phone.chain.version, digest(phone.chain.signals)) for phone in self.phones
+            ]
         return said
 
     async def live(self) -> None:
