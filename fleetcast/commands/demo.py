@@ -20,6 +20,7 @@ import httpx2
 import msgspec
 from prometheus_client.parser import text_string_to_metric_families
 
+from fleetcast import share
 from fleetcast.commands import roll
 from fleetcast.errors import FleetcastError, Unusable
 from fleetcast.jetstream import Connection, connect
@@ -73,6 +74,13 @@ def add_commands(commands: Any) -> None:
     sub.add_argument(
         "--json", action="store_true", help="print the summary as one JSON line, all else on stderr"
     )
+    sub.add_argument(
+        "--share",
+        nargs="?",
+        const="",
+        metavar="ADDRESS",
+        help="let phones of this network watch the demo's cars, by a link with a token; at this machine's address, or ADDRESS",
+    )
     sub.set_defaults(run=run)
 
 
@@ -86,13 +94,21 @@ async def run(arguments: argparse.Namespace, settings: Settings) -> int:
         raise Unusable(f"demo: --door {arguments.door} needs the setting mqtt_port, which is 0")
     if settings.front_cert:
         raise Unusable("demo: its phones speak plain HTTP; leave front_cert out (`up` takes it)")
+    if settings.app_keys and arguments.share is None:
+        raise Unusable("demo: its phones show no tokens; leave app_keys out (--share makes a key of its own)")
     try:
         cars_command.trouble_of(arguments)
     except ValueError as why:
         raise Unusable(f"demo: {why}") from None
     # What goes wrong is said by the table's notes and the verdict; the roles' own logs are in files.
     configure_logging(msgspec.structs.replace(settings, log_level="error"), "demo")
-    demo = _Demo(arguments, settings)
+    if arguments.share is None:
+        return await _run(_Demo(arguments, settings))
+    with share.shared(settings, arguments.share or share.address(), arguments.cars) as shared:
+        return await _run(_Demo(arguments, shared.settings, shared))
+
+
+async def _run(demo: _Demo) -> int:
     loop = asyncio.get_running_loop()
     working = asyncio.create_task(demo.run())
 
@@ -112,12 +128,15 @@ async def run(arguments: argparse.Namespace, settings: Settings) -> int:
 class _Demo:
     """One run."""
 
-    def __init__(self, arguments: argparse.Namespace, settings: Settings) -> None:
+    def __init__(
+        self, arguments: argparse.Namespace, settings: Settings, shared: share.Shared | None = None
+    ) -> None:
         self.arguments = arguments
+        self.shared = shared
         self.stop = asyncio.Event()
         self.running = False
         self.verdict = Verdict(arguments.cars, arguments.phones)
-        self.vehicles = [f"car-{number:05d}" for number in range(arguments.cars)]
+        self.vehicles = [share.car(number) for number in range(arguments.cars)]
         self.screen = sys.stderr if arguments.json else sys.stdout
         self.table = LiveTable(self.screen)
         self.platform = Platform(settings, self.say)
@@ -142,9 +161,7 @@ class _Demo:
             await _drained(connection)
             before = await self._versions()
             phones = await self._start_phones(stack)
-            self.say(
-                f"{self.platform.url} is open for development; logs are in {self.platform.settings.data}/log"
-            )
+            self._say_where()
             cars = await stack.enter_async_context(_simulator(self._cars_command(), self._on_cars))
             self.alive.append(cars)
             self.running = True
@@ -166,6 +183,21 @@ class _Demo:
         broken = [*self.verdict.broken(), *(f"{one.name} ended by itself" for one in self.alive if one.broke)]
         print_summary(self.verdict.summary(seconds), broken, as_json=self.arguments.json)
         return 1 if broken else 0
+
+    def _say_where(self) -> None:
+        url, logs = self.platform.url, f"logs are in {self.platform.settings.data}/log"
+        if self.shared is None:
+            self.say(f"{url} is open for development; {logs}")
+            return
+        link = self.shared.link(url)
+        if self.screen.isatty():
+            self.say(share.qr(link))
+        self.say(
+            f"for phones in this network, until the demo ends or {share.LASTS / 3600:.0f} hours are over: whoever has the"
+            " link sees the demo's cars, and plain HTTP hides it from nobody who listens in"
+        )
+        self.say(f"open {link}")
+        self.say(f"nothing at {url} is to be had without it; {logs}")
 
     async def _start_phones(self, stack: AsyncExitStack) -> _Simulator:
         phones = await stack.enter_async_context(_simulator(self._phones_command(), self._on_phones))
@@ -219,7 +251,8 @@ class _Demo:
                     await asyncio.sleep(0.2)
             raise FleetcastError(f"{vehicle}: its latest state cannot be read through the front door")
 
-        async with httpx2.AsyncClient(timeout=10) as client:
+        token = {} if self.shared is None else {"Authorization": f"Bearer {self.shared.own.read_text()}"}
+        async with httpx2.AsyncClient(timeout=10, headers=token, trust_env=False) as client:
             versions = await asyncio.gather(*(version(client, vehicle) for vehicle in self.vehicles))
         return dict(zip(self.vehicles, versions, strict=True))
 
@@ -252,6 +285,8 @@ class _Demo:
             "--phones": given.phones,
             "--settle": _SETTLE,
         }
+        if self.shared is not None:
+            options["--token"] = self.shared.own
         return ["phones", "--json", *(str(part) for pair in options.items() for part in pair)]
 
     def _say_shares(self) -> None:
@@ -271,7 +306,7 @@ class _Counters:
 
     async def read(self) -> None:
         """Adds what has been counted since the last time; a process that is away is left out."""
-        async with httpx2.AsyncClient(timeout=2) as client:
+        async with httpx2.AsyncClient(timeout=2, trust_env=False) as client:
             for name, port in self._platform.admin_ports.items():
                 if not name.startswith("consume"):
                     continue

@@ -16,6 +16,7 @@ import signal
 import sys
 import time
 from collections.abc import AsyncIterator, Coroutine, Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx2
@@ -99,9 +100,16 @@ class Phones:
     """A crowd of phones. `watch()` runs them, `progress()` says what is new, `settle()` compares and reports."""
 
     def __init__(
-        self, front: str, cars: int, phones: int, prefix: str = "car-", noun: str = "vehicles"
+        self,
+        front: str,
+        cars: int,
+        phones: int,
+        prefix: str = "car-",
+        noun: str = "vehicles",
+        token: str = "",
     ) -> None:
         self.front = front
+        self._headers = {"Authorization": f"Bearer {token}"} if token else {}
         self.noun = noun
         self.watches = [Watch(number, f"{prefix}{number % cars:05d}", noun) for number in range(phones)]
 
@@ -181,6 +189,7 @@ class Phones:
         # Proxies from the environment are not for us: the front door is what is to be tried.
         return httpx2.AsyncClient(
             base_url=self.front,
+            headers=self._headers,
             trust_env=False,
             limits=httpx2.Limits(max_connections=None, max_keepalive_connections=0),
             timeout=httpx2.Timeout(10.0, read=SILENCE, pool=None),
@@ -198,6 +207,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--phones", type=_positive, default=50, help="phones; distinct vehicles first (%(default)s)"
     )
     parser.add_argument("--prefix", default="car-", help="vehicle ids are this and five digits (%(default)s)")
+    parser.add_argument("--token", type=Path, metavar="FILE", help="of an app token, which all of them show")
     parser.add_argument("--seconds", type=float, help="stop after this time; without it at Ctrl-C")
     parser.add_argument(
         "--settle", type=float, default=20.0, metavar="SECONDS", help="wait so long to be level (%(default)s)"
@@ -213,7 +223,12 @@ async def run(args: argparse.Namespace) -> int:
     SIGTERM or SIGINT begins to settle, a second one ends it at once.
     """
     stop, hurry = asyncio.Event(), asyncio.Event()
-    crowd = Phones(args.front, args.cars, args.phones, args.prefix, args.noun)
+    try:
+        token = "" if args.token is None else args.token.read_text().strip()
+    except (OSError, UnicodeDecodeError) as error:
+        sys.stderr.write(f"simulate phones: --token: {args.token}: {error}\n")
+        return 2
+    crowd = Phones(args.front, args.cars, args.phones, args.prefix, args.noun, token)
     say = _Printer(crowd, as_json=args.json)
     with _signals(stop, hurry):
         async with _beside(crowd.watch()) as watching, _beside(say.forever()) as saying:

@@ -3,6 +3,7 @@
 import { askTime, isVehicle, MANY, ONE } from "./api.js";
 import { ahead } from "./clock.js";
 import { make, setText } from "./dom.js";
+import { enter } from "./enter.js";
 import { showFleet } from "./fleet.js";
 import { span } from "./format.js";
 import { showVehicle } from "./vehicle.js";
@@ -10,7 +11,11 @@ import { showVehicle } from "./vehicle.js";
 const main = document.getElementById("main");
 const vehicle = new URLSearchParams(location.search).get("vehicle");
 
-if (vehicle === null) show("fleet-view", showFleet);
+const refused = await enter();
+if (refused) {
+  document.title = "No entry · Fleetcast";
+  main.append(make("h1", {}, "No entry"), make("p", { role: "status" }, refused));
+} else if (vehicle === null) show("fleet-view", showFleet);
 else if (isVehicle(vehicle)) show("vehicle-view", (view) => showVehicle(view, vehicle));
 else {
   document.title = `No such ${ONE} · Fleetcast`;
