@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 import structlog
 
 from fleetcast import metrics
+from fleetcast.calm import CLASSES
 from fleetcast.clock import Clock, rfc3339
 from fleetcast.decode import Decoders
 from fleetcast.edge import Edge
@@ -91,6 +92,7 @@ class Consumer:
         decoders: Decoders,
         settings: Settings,
         clock: Clock,
+        classes: Sequence[int] = CLASSES,
     ) -> None:
         self._queue = queue
         self._live = live
@@ -98,8 +100,8 @@ class Consumer:
         self._decode = decoders.decode
         self._settings = settings
         self._clock = clock
-        self._views = Views(settings.views)
-        self._publisher = Publisher(live, edge, self._views)
+        self._views = Views(settings.views, settings.urgent)
+        self._publisher = Publisher(live, edge, self._views, clock, classes)
         self._held: OrderedDict[str, Held] = OrderedDict()
         self._stopping = asyncio.Event()
         self._watch = Watch(settings.poison_packets, settings.poison_vehicles)
@@ -110,8 +112,10 @@ class Consumer:
 
     async def run(self) -> None:
         """Until `stop`: what is in hand then is finished. Or until nearly everything is being rejected."""
+        keeping_calm = asyncio.create_task(self._publisher.keep_calm())
         try:
             await self._work()
+            await self._publisher.end_buckets(grace=0)
         except Poisoned as why:
             self.poisoned = str(why)
             metrics.POISONED.set(1)
@@ -120,6 +124,9 @@ class Consumer:
                 " restart consume; poison_packets = 0 rejects all the same",
                 reason=self.poisoned,
             )
+        finally:
+            keeping_calm.cancel()
+            await asyncio.gather(keeping_calm, return_exceptions=True)
 
     async def _work(self) -> None:
         failures = 0
@@ -158,6 +165,7 @@ class Consumer:
     def forget(self, vehicle: str) -> None:
         """The vehicle was erased from the streams: nothing of it is kept here either."""
         self._held.pop(vehicle, None)
+        self._publisher.forget(vehicle)
         self.traces.forget(vehicle)
 
     async def _pause(self, failures: int) -> None:

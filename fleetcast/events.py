@@ -22,6 +22,8 @@ def snapshot_event(snapshot: Snapshot, at: str) -> bytes:
 
 def update_event(update: Update, at: str) -> bytes:
     """What a phone of the view gets of an update; `at` is the id that it leads to."""
+    if update.urgent:
+        update = msgspec.structs.replace(update, urgent=())
     return sse.event("update", msgspec.json.encode(update), at)
 
 

@@ -12,6 +12,7 @@ from functools import partial
 import structlog
 
 from fleetcast import metrics
+from fleetcast.calm import conflated
 from fleetcast.clock import Clock
 from fleetcast.events import reset_event, snapshot_event, update_event
 from fleetcast.live import Live
@@ -51,10 +52,10 @@ class Following:
         at = id_of(epoch, state, view)
         return snapshot_event(view.snapshot(state), at), at
 
-    async def since(self, vehicle: str, view: View, last: str, by: str) -> tuple[bytes, str]:
+    async def since(self, vehicle: str, view: View, last: str, by: str, every: int = 0) -> tuple[bytes, str]:
         """For one that is at `last`: the updates since, none if there are none, or a reset and the snapshot.
 
-        `by` is who asks, `phone` or `edge`: for the metrics.
+        `by` is who asks, `phone` or `edge`: for the metrics. `every`: on a calm stream of this class, what does not wait.
         """
         epoch = await self.epoch()
         version = version_of(epoch, last, view.key)
@@ -75,9 +76,12 @@ class Following:
         name = partial(event_id, epoch, life=state.life, key=view.key)
         if isinstance(found, Replay):
             metrics.REPLAYS.labels(by).inc()
-            metrics.REPLAYED.labels(by).inc(len(found.updates))
-            parts = [update_event(update, name(update.version)) for update in found.updates]
-            return b"".join(parts), name(found.upto)
+            updates = conflated(found.updates, self._clock.now(), every) if every else found.updates
+            metrics.REPLAYED.labels(by).inc(len(updates))
+            if not updates:  # nothing was missed, or all of it waits: it is where it was
+                return b"", last
+            parts = [update_event(update, name(update.version)) for update in updates]
+            return b"".join(parts), name(updates[-1].version)
         assert isinstance(found, Reset)
         metrics.RESETS.labels(found.reason, by).inc()
         log.warning(

@@ -9,6 +9,7 @@
     GET /next/{link}                     the edge asks: what follows the ids it has?
 
 "vehicles" in the addresses is the setting `noun`. The first three take `?view=`: a named set of signals, all if it is left out.
+The events' take `?every=`: at most one update in so many seconds (`calm`).
 
 Every request must carry the edge's signature, and with keys (`access`) show, before all else, that it may see what it asks
 for. A stream that cannot be served now is answered 200 with an `unavailable` event, because a browser's EventSource gives up
@@ -32,6 +33,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from fleetcast import longpoll, metrics, page, sse, tickets
 from fleetcast.access import Guarded, Open
+from fleetcast.calm import CLASSES, every_of
 from fleetcast.clock import Clock, SystemClock
 from fleetcast.errors import Refuse, Unavailable
 from fleetcast.events import unavailable
@@ -75,6 +77,7 @@ class Origin:
         last_ids: LastIds,
         clock: Clock,
         access: Open,
+        classes: Sequence[int] = CLASSES,
     ) -> None:
         self._live = live
         self._access = access
@@ -83,6 +86,7 @@ class Origin:
         self._hold_poll = hold_poll
         self._last_ids = last_ids
         self._clock = clock
+        self._classes = classes
         self._views = Views(settings.views).named
         self._following = Following(live, clock)
         self._vehicles: tuple[Sequence[str], float] = ((), -_VEHICLES_SECONDS)
@@ -146,23 +150,24 @@ class Origin:
         """The beginning of a stream; what follows comes by the channel."""
         vehicle = _vehicle(request)
         seen = await self._sees(request, vehicle)
-        view = self._view(request)
+        view, every = self._view(request), every_of(request.query_params.get("every", ""), self._classes)
         wait = longpoll.wait_of(request.query_params["wait"]) if _is_poll(request) else 0
         last = request.headers.get("last-event-id") or request.query_params.get("last_event_id")
         if last:
-            body, at = await self._following.since(vehicle, view, last, by="phone")
+            body, at = await self._following.since(vehicle, view, last, by="phone", every=every)
         else:
             body, at = await self._following.begun(vehicle, view)
+        name = channel(vehicle, view.name, every)
         if wait:
             metrics.POLLS.labels("at once" if body else "held").inc()
-            waits = [] if body else [*self._hold_poll(channel(vehicle, view.name), at, wait), *_closing(seen)]
+            waits = [] if body else [*self._hold_poll(name, at, wait), *_closing(seen)]
             return _held(longpoll.answer(body, at), waits, longpoll.MEDIA_TYPE)
         if not body:
             body = sse.comment()  # so that the phone knows at once that the stream is open
         # The edge asks for ten unlike links a second, a hundred sessions of one link at a time, and asks for each new channel
         # within a second: so phones that come together share a link, and over time all links are used alike.
         link = int(self._clock.now()) % NEXT_LINKS
-        held = self._hold(channel(vehicle, view.name), at, control_number(vehicle), link, True)  # noqa: FBT003 - it begins
+        held = self._hold(name, at, control_number(vehicle), link, True)  # noqa: FBT003 - it begins
         return _held(body, [*held, *_also(seen)])
 
     async def next(self, request: Request) -> Response:
@@ -174,16 +179,16 @@ class Origin:
         if not known:
             raise Refuse(404, "Nothing to follow", "a next link is the edge's to ask, with Grip-Last")
         body, held = b"", list[tuple[str, str]]()
-        for name, vehicle, named, last in known:
+        for name, vehicle, named, every, last in known:
             seen = await self._access.goes_on(list(lasts), vehicle)
             if seen is None:
                 return _held(b"", ())  # held no longer: it ends
             view = self._views.get(named)
-            if view is None:
+            if view is None or every not in (0, *self._classes):
                 # A deploy took it away. Not held: the stream ends, and the phone that comes back is answered 400. An error
                 # would be asked again for half a minute first.
                 return _held(unavailable("view"), ())
-            part, at = await self._following.since(vehicle, view, last, by="edge")
+            part, at = await self._following.since(vehicle, view, last, by="edge", every=every)
             body += part
             link = int(request.path_params["link"])
             held = [
@@ -238,9 +243,10 @@ def application(
     last_ids: LastIds,
     clock: Clock = SystemClock(),  # noqa: B008 - it has no state
     access: Open = Open(),  # noqa: B008 - nor has it
+    classes: Sequence[int] = CLASSES,
 ) -> ASGIApp:
     """The ASGI application."""
-    origin = Origin(live, settings, hold, hold_poll, last_ids, clock, access)
+    origin = Origin(live, settings, hold, hold_poll, last_ids, clock, access, classes)
     things = f"/v1/{settings.noun}"
     app = Starlette(
         routes=[

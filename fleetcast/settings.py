@@ -137,6 +137,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         "fleetcast.enrich.motion",
         "fleetcast.enrich.tyres",
         "fleetcast.enrich.belts",
+        "fleetcast.enrich.doors",
     )
     """Business logic, in order: `module` (its `enrich`) or `module:function`."""
 
@@ -213,12 +214,19 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         (
             "security: Vehicle.LowVoltageSystemState Vehicle.IsMoving Vehicle.Cabin.Door.*.*.IsOpen"
             " Vehicle.Cabin.Door.*.*.IsLocked Vehicle.Cabin.Door.*.*.Window.IsOpen Vehicle.Body.Trunk.*.IsOpen"
-            " Vehicle.Body.Trunk.*.IsLocked Vehicle.Body.Hood.IsOpen"
+            " Vehicle.Body.Trunk.*.IsLocked Vehicle.Body.Hood.IsOpen Fleetcast.Doors.*"
         ),
         "location: Vehicle.CurrentLocation.**",
     )
     """Named sets of signals that an app can ask for (`?view=`), beside `all`, which is every signal: `name: glob glob …`, where
     `*` is one level of a path, `**` any number. Where the car is, is only in views that name Vehicle.CurrentLocation."""
+    urgent: tuple[str, ...] = (
+        "Fleetcast.Belts.Unbelted",
+        "Fleetcast.Tyres.Low",
+        "Fleetcast.Doors.OpenWhileMoving",
+    )
+    """Signals that calm streams (`?every=`) do not hold back: globs as in `views`. An update that brings another value of one
+    passes at once, with what waited before it."""
     publish: Literal["zmq", "http"] = "zmq"
     """By ZeroMQ to the replicas that listen, or by HTTP POST to all of them."""
     sig_key: Annotated[str, msgspec.Meta(pattern=r"^([A-Za-z0-9_-]{32,})?\Z")] = ""
@@ -262,7 +270,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def checked(self) -> Settings:
         """Itself, if what goes together goes together. Raises Unusable."""
         self._check_front()
-        Views(self.views)
+        Views(self.views, self.urgent)
         self._check_identity()
         for name in ("app_issuer", "app_audience", "app_resolver"):
             if getattr(self, name) and not self.app_keys:

@@ -31,6 +31,7 @@ TRIP_DISTANCE = "Vehicle.TraveledDistanceSinceStart"
 RUNNING = "Fleetcast.Motion.Status"
 TYRES_LOW = "Fleetcast.Tyres.Low"
 UNBELTED = "Fleetcast.Belts.Unbelted"
+DOORS_OPEN = "Fleetcast.Doors.OpenWhileMoving"
 
 
 def belted(seat: str) -> str:
@@ -41,6 +42,11 @@ def belted(seat: str) -> str:
 def occupancy(seat: str) -> str:
     """Whether somebody sits there: UNKNOWN, OCCUPIED, EMPTY."""
     return f"Vehicle.Cabin.Seat.{seat}.OccupancyStatus"
+
+
+def door_open(door: str) -> str:
+    """Whether this door (`Row1.DriverSide`) is open."""
+    return f"Vehicle.Cabin.Door.{door}.IsOpen"
 
 
 def pressure(wheel: str) -> str:
@@ -68,8 +74,10 @@ CATALOGUE: tuple[Entry, ...] = (
     Entry(RUNNING, "string", "", "running or parked"),
     Entry(TYRES_LOW, "string[]", "", "tyres low"),
     Entry(UNBELTED, "string[]", "", "seats unbelted while moving"),
+    Entry(DOORS_OPEN, "string[]", "", "doors open while moving"),
     *(Entry(belted(seat), "boolean", "", f"belt {seat}") for seat in SEATS),
     *(Entry(occupancy(seat), "string", "", f"seat {seat}") for seat in SEATS),
+    *(Entry(door_open(door), "boolean", "", f"door {door} open") for door in DOORS),
     *(Entry(pressure(wheel), "uint16", "kPa", f"tyre {wheel}") for wheel in WHEELS),
     *(Entry(pressure_low(wheel), "boolean", "", f"tyre {wheel} low") for wheel in WHEELS),
 )

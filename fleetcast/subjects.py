@@ -8,6 +8,7 @@ commits        live.<epoch>.<either of these>: nobody listens there any more onc
 rejected       rejected.<partition>.<vehicle>                                          in stream REJECTED
 registry       $KV.VEHICLES.<vehicle>                                                  in stream KV_VEHICLES, a KV bucket
 channel        v/<vehicle>/<view>/   ends in a slash because ZeroMQ matches by prefix (v/1 would also pull v/10)
+calm           v/<vehicle>/<view>.<seconds>/   of a calm stream of that class (`calm`)
 long-polls     poll/<channel>        of those who long-poll what that channel carries
 control        ctl/<NN>/             every stream's second channel, without a chain, so that it can be closed
 revocations    $KV.REVOKED.<kind>.<digest>                                             in stream KV_REVOKED, a KV bucket
@@ -50,7 +51,7 @@ NEXT_LINKS = 16
 
 _POLL = "poll/"
 _VEHICLE = re.compile(r"[A-Za-z0-9_-]{1,64}\Z")
-_CHANNEL = re.compile(r"v/([A-Za-z0-9_-]{1,64})/([a-z]+)/\Z")
+_CHANNEL = re.compile(r"v/([A-Za-z0-9_-]{1,64})/([a-z]+)(?:\.([1-9][0-9]{0,4}))?/\Z", re.ASCII)
 
 
 def is_vehicle(text: str) -> bool:
@@ -157,15 +158,15 @@ def everything_of(vehicle: str) -> tuple[tuple[str, str, str], ...]:
     )
 
 
-def channel(vehicle: str, view: str = ALL) -> str:
-    """The channel that carries the view of a vehicle."""
-    return f"v/{vehicle}/{view}/"
+def channel(vehicle: str, view: str = ALL, every: int = 0) -> str:
+    """The channel that carries the view of a vehicle; `every`, if it is calm, is its class."""
+    return f"v/{vehicle}/{view}.{every}/" if every else f"v/{vehicle}/{view}/"
 
 
-def split_channel(name: str) -> tuple[str, str] | None:
-    """(vehicle, view) of a channel, or None if it is not a vehicle's."""
+def split_channel(name: str) -> tuple[str, str, int] | None:
+    """(vehicle, view, class or 0) of a channel, or None if it is not a vehicle's."""
     match = _CHANNEL.match(name)
-    return (match[1], match[2]) if match else None
+    return (match[1], match[2], int(match[3] or 0)) if match else None
 
 
 def poll_channel(name: str) -> str:

@@ -7,6 +7,8 @@ phone at that version applies it, any other missed some.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import msgspec
 
 from fleetcast.packet import Signal, same
@@ -32,6 +34,11 @@ class Update(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     signals: dict[str, Signal | None]
     prevs: dict[str, int] = {}
     """As it is stored: by key the views but `all` that it touches, each with the version before it there. Not for phones."""
+    status: str = ""
+    """Of a change of status: what it is now."""
+    since: str = ""
+    urgent: tuple[str, ...] = ()
+    """As it is stored: the signals marked urgent of which it brings another value. Not for phones."""
 
 
 def snapshot(state: State) -> Snapshot:
@@ -58,6 +65,25 @@ def patched(view: Snapshot, update: Update) -> Snapshot:
     signals = {path: signal for path, signal in view.signals.items() if path not in update.signals}
     signals |= {path: _whole(signal) for path, signal in update.signals.items() if signal is not None}
     return Snapshot(view.vehicle, update.version, update.updated_at, signals)
+
+
+def merged(updates: Sequence[Update]) -> Update:
+    """One in place of several, each of which follows the one before: what each signal is in the end, for whoever is at the
+    `prev` of the first. Merge patches compose, but for what they leave alone: a mark that one takes away stays taken away.
+    """
+    first, last = updates[0], updates[-1]
+    if len(updates) == 1:
+        return first
+    signals: dict[str, Signal | None] = {}
+    for update in updates:
+        for path, signal in update.signals.items():
+            if signal is not None and signal.skewed is False and path in signals:
+                was = signals[path]
+                if was is None or was.skewed is None:
+                    signals[path] = Signal(signal.value, signal.at, None)
+                    continue
+            signals[path] = signal
+    return Update(first.vehicle, last.version, first.prev, last.updated_at, signals)
 
 
 def _whole(signal: Signal) -> Signal:

@@ -17,6 +17,7 @@ from collections.abc import Iterable, Sequence
 import msgspec
 
 from fleetcast.errors import Unusable
+from fleetcast.packet import Signal, same
 from fleetcast.state import State, Touched
 from fleetcast.subjects import ALL
 from fleetcast.update import Snapshot, Update
@@ -84,7 +85,8 @@ class View:
         if prev is None:
             return None
         signals = {path: signal for path, signal in update.signals.items() if self._covered[path]}
-        return Update(update.vehicle, update.version, prev, update.updated_at, signals)
+        urgent = tuple(path for path in update.urgent if self._covered[path]) if update.urgent else ()
+        return msgspec.structs.replace(update, prev=prev, signals=signals, prevs={}, urgent=urgent)
 
 
 EVERYTHING = View(ALL, ("**",))
@@ -94,8 +96,8 @@ EVERYTHING = View(ALL, ("**",))
 class Views:
     """All views of a process. `named` has them by name, `all` first."""
 
-    def __init__(self, definitions: Iterable[str]) -> None:
-        """Raises Unusable with a line that names the definition."""
+    def __init__(self, definitions: Iterable[str], urgent: Sequence[str] = ()) -> None:
+        """`urgent`: globs of the signals that are. Raises Unusable with a line that names the definition."""
         self.named: dict[str, View] = {ALL: EVERYTHING}
         for text in definitions:
             view = _parsed(text)
@@ -104,15 +106,23 @@ class Views:
                 raise Unusable(f"views: {view.name} {why}")
             self.named[view.name] = view
         self._own = [view for view in self.named.values() if view.key]
-        self._masks = _Masks(self._own)
+        _check("urgent", urgent)
+        self._urgent = View("urgent", urgent)
+        self._masks = _Masks([*self._own, self._urgent])
         self._keys: dict[int, tuple[str, ...]] = {}
         self._known = {view.key for view in self._own}
 
     def chained(self, before: State, after: State, update: Update) -> tuple[State, Update]:
-        """The state after this update with the views that it touched, and the update with their chains (`prevs`)."""
+        """The state after this update with the views that it touched, and the update with their chains (`prevs`) and with
+        what is urgent in it.
+        """
         mask = 0
         for one in set(map(self._masks.__getitem__, update.signals)):
             mask |= one
+        urgent = 1 << len(self._own)
+        if mask & urgent:
+            mask -= urgent
+            update = msgspec.structs.replace(update, urgent=self._changed(before, after, update))
         views = before.views
         if views.keys() != self._known:  # written by a process with other views, or before there were any
             views = {view.key: view.touched(before) for view in self._own}
@@ -125,6 +135,14 @@ class Views:
         if views is not after.views:
             after = msgspec.structs.replace(after, views=views)
         return after, update
+
+    def _changed(self, before: State, after: State, update: Update) -> tuple[str, ...]:
+        """The urgent signals that are another value: one that is sent again as it was is not urgent for being newer."""
+        return tuple(
+            path
+            for path in update.signals
+            if self._urgent.covers(path) and not _alike(before.signals.get(path), after.signals.get(path))
+        )
 
     def touched(self, updates: Iterable[Update]) -> list[View]:
         """The views that any of these updates touches: `all`, and those that it says."""
@@ -155,12 +173,22 @@ def _parsed(text: str) -> View:
         )
     if not globs:
         raise Unusable(f"views: {name} has no signals; name some, such as `{name}: Vehicle.Speed`")
+    _check(f"views: {name}", globs)
+    return View(name, globs)
+
+
+def _check(what: str, globs: Iterable[str]) -> None:
     for glob in globs:
         if not all(level in ("*", "**") or _LEVEL.match(level) for level in glob.split(".")):
             raise Unusable(
-                f"views: {name}: {glob} is not a dotted path in which `*` is one level, `**` any number of them"
+                f"{what}: {glob} is not a dotted path in which `*` is one level, `**` any number of them"
             )
-    return View(name, globs)
+
+
+def _alike(one: Signal | None, other: Signal | None) -> bool:
+    return one is other or (
+        one is not None and other is not None and same(Signal(one.value, ""), Signal(other.value, ""))
+    )
 
 
 def _matches(glob: Sequence[str], levels: Sequence[str], path: str) -> bool:

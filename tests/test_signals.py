@@ -5,12 +5,23 @@ from __future__ import annotations
 import re
 
 from fleetcast import signals
-from fleetcast.signals import CATALOGUE, DOORS, SEATS, WHEELS, belted, occupancy, pressure, pressure_low
+from fleetcast.signals import (
+    CATALOGUE,
+    DOORS,
+    SEATS,
+    WHEELS,
+    belted,
+    door_open,
+    occupancy,
+    pressure,
+    pressure_low,
+)
 
 
 def test_paths() -> None:
     assert belted("Row1.DriverSide") == "Vehicle.Cabin.Seat.Row1.DriverSide.IsBelted"
     assert occupancy("Row2.Middle") == "Vehicle.Cabin.Seat.Row2.Middle.OccupancyStatus"
+    assert door_open("Row2.DriverSide") == "Vehicle.Cabin.Door.Row2.DriverSide.IsOpen"
     assert pressure("Row1.Left") == "Vehicle.Chassis.Axle.Row1.Wheel.Left.Tire.Pressure"
     assert pressure_low("Row2.Right") == "Vehicle.Chassis.Axle.Row2.Wheel.Right.Tire.IsPressureLow"
 
@@ -26,6 +37,7 @@ def test_every_signal_stands_in_the_catalogue_once() -> None:
     assert len(set(paths)) == len(paths)
     names = {value for name, value in vars(signals).items() if name.isupper() and isinstance(value, str)}
     names |= {path(seat) for seat in SEATS for path in (belted, occupancy)}
+    names |= {door_open(door) for door in DOORS}
     names |= {path(wheel) for wheel in WHEELS for path in (pressure, pressure_low)}
     assert names == set(paths)
 

@@ -90,8 +90,9 @@ def test_control_channels_are_apart_from_each_other_and_from_vehicles() -> None:
 
 @given(VEHICLES)
 def test_a_channel_reads_back(vehicle: str) -> None:
-    assert split_channel(channel(vehicle)) == (vehicle, "all")
-    assert split_channel(channel(vehicle, "summary")) == (vehicle, "summary")
+    assert split_channel(channel(vehicle)) == (vehicle, "all", 0)
+    assert split_channel(channel(vehicle, "summary")) == (vehicle, "summary", 0)
+    assert split_channel(channel(vehicle, "summary", 30)) == (vehicle, "summary", 30)
     assert not set(channel(vehicle)) & set(",;=\"' \t\n")  # what a GRIP header would read something into
 
 
@@ -102,7 +103,20 @@ def test_split_channel_takes_only_channels(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["v/a/all", "v/a/all/\n", "v/a/ALL/", "v//all/", "v/a//", "w/a/all/", " v/a/all/"]
+    "name",
+    [
+        "v/a/all",
+        "v/a/all/\n",
+        "v/a/ALL/",
+        *("v/a/all.0/", "v/a/all./", "v/a/all.5.5/", "v/a/all.05/", "v/a/all.٥/"),
+        "v//all/",
+        "v/a//",
+        "w/a/all/",
+        " v/a/all/",
+        "v/a/all.0/",
+        "v/a/all./",
+        "v/a/all.5.5/",
+    ],
 )
 def test_split_channel_takes_nothing_that_only_looks_like_one(name: str) -> None:
     assert split_channel(name) is None

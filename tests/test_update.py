@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from fleetcast.packet import Signal
 from fleetcast.state import State
-from fleetcast.update import Snapshot, Update, diff, patched, snapshot
+from fleetcast.update import Snapshot, Update, diff, merged, patched, snapshot
 
 # Few paths, times and values, so that signals stay, change, go and come back.
 SIGNALS = st.builds(
@@ -72,6 +72,35 @@ def test_a_phone_gets_there_by_rfc_7396(views: list[dict[str, Signal]], data: st
     assert json.dumps(signals, sort_keys=True) == json.dumps(
         document(snapshot(history[-1]))["signals"], sort_keys=True
     )
+
+
+@settings(deadline=None)
+@given(HISTORIES, st.data())
+def test_updates_made_one_lead_where_they_led_one_by_one(
+    views: list[dict[str, Signal]], data: st.DataObject
+) -> None:
+    """Cut into runs anywhere; by our own means, and by anybody's on the JSON that is sent."""
+    history = states(views)
+    updates = [diff(before, after) for before, after in pairwise(history)]
+    view, signals = snapshot(history[0]), document(snapshot(history[0]))["signals"]
+    while updates:
+        many = data.draw(st.integers(1, len(updates)))
+        one, updates = merged(updates[:many]), updates[many:]
+        view = patched(view, one)
+        signals = merge_patch(signals, document(one)["signals"])
+        assert view == snapshot(history[one.version])
+        assert signals == document(view)["signals"]
+        assert set(document(one)) == {"vehicle", "version", "prev", "updated_at", "signals"}
+
+
+def test_a_mark_that_was_taken_away_stays_taken_away_in_what_is_made_one() -> None:
+    signal = {"marked": Signal(1, "t", skewed=True), "gone": Signal(1, "t", skewed=True)}
+    history = states([signal, {"marked": Signal(2, "t")}, {"marked": Signal(3, "t"), "gone": Signal(3, "t")}])
+    one = merged([diff(before, after) for before, after in pairwise(history)])
+    assert document(one)["signals"] == {
+        "marked": {"value": 3, "at": "t", "skewed": None},
+        "gone": {"value": 3, "at": "t", "skewed": None},
+    }
 
 
 @settings(deadline=None)

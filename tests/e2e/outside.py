@@ -15,6 +15,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlencode
 
 import httpx2
 import msgspec
@@ -158,14 +159,20 @@ class Site:
 
     @asynccontextmanager
     async def phone(
-        self, vehicle: str, last: str = "", headers: Mapping[str, str] | None = None, view: str = ""
+        self,
+        vehicle: str,
+        last: str = "",
+        headers: Mapping[str, str] | None = None,
+        view: str = "",
+        every: str = "",
     ) -> AsyncIterator[Phone]:
         """A phone on this vehicle, its stream open."""
         phone = Phone(vehicle, last)
         sent = {"Accept": sse.MEDIA_TYPE, "Accept-Encoding": "identity", **(headers or {})}
         if last:
             sent["Last-Event-ID"] = last
-        url = f"{self.url}/v1/{self.settings.noun}/{vehicle}/events" + (f"?view={view}" if view else "")
+        query = urlencode({name: value for name, value in (("view", view), ("every", every)) if value})
+        url = f"{self.url}/v1/{self.settings.noun}/{vehicle}/events" + (f"?{query}" if query else "")
         task = asyncio.create_task(phone.read(self.client, url, sent))
         try:
             await until(lambda: phone.status or phone.ended, f"a stream of {vehicle}")

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from fleetcast import enrich
-from fleetcast.enrich import belts, motion, tyres
+from fleetcast.enrich import belts, doors, motion, tyres
 from fleetcast.errors import Unusable
 from fleetcast.settings import Settings
 
@@ -36,7 +36,7 @@ def rules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 
 def test_those_of_the_settings_in_their_order() -> None:
     loaded = enrich.load(Settings().enrichers)
-    assert [one.enrich for one in loaded] == [motion.enrich, tyres.enrich, belts.enrich]
+    assert [one.enrich for one in loaded] == [motion.enrich, tyres.enrich, belts.enrich, doors.enrich]
     assert [one.name for one in loaded] == list(Settings().enrichers)
 
 
