@@ -17,18 +17,18 @@ _APPEARS = 4.0  # promised are 3
 async def listed(target: Target) -> str:
     """The vehicle is found by its id, without signals unless they are asked for."""
     state, _ = await target.latest()
-    found = await _found(target)
+    found = await found_in_list(target)
     if found.signals:
         raise Failed("signals were shown that were not asked for")
     wanted = [path for path in state.signals if "," not in path][:2]
-    signals = (await _found(target, signals=",".join([*wanted, "Conform.None"]))).signals
+    signals = (await found_in_list(target, signals=",".join([*wanted, "Conform.None"]))).signals
     if set(signals) != set(wanted):
         raise Failed(f"asked for {', '.join(wanted)}: {short(', '.join(signals)) or 'none'} shown")
     return f"found, with {len(wanted)} signals that were asked for"
 
 
-async def _found(target: Target, **more: str) -> View:
-    """The vehicle in the list; a new one may be missing in it for some seconds, and each origin has a list of its own."""
+async def found_in_list(target: Target, **more: str) -> View:
+    """The vehicle in the list, for other groups too; a new one may be missing for some seconds, and each origin has its own."""
     deadline = asyncio.get_running_loop().time() + _APPEARS
     while True:
         page, _ = await _page(target, search=target.vehicle, limit=100, **more)

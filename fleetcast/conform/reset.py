@@ -103,7 +103,7 @@ async def expired(target: Target) -> str:
 async def goes_on(target: Target) -> str:
     """After a reset one comes back by the snapshot's id, like after any other."""
     async with target.follow(last="garbage") as stream:
-        told = await _reset(stream, "garbage", told_back=True)
+        told = await reset_first(stream, "garbage", told_back=True)
         last = stream.last_id
     await target.change()
     async with target.follow(last=last) as stream:
@@ -137,7 +137,7 @@ async def _all_reset(
                     stream = await stack.enter_async_context(target.follow(query=last))
                 else:
                     stream = await stack.enter_async_context(target.follow(last=last))
-                await _reset(stream, last, told_back=isinstance(last, str))
+                await reset_first(stream, last, told_back=isinstance(last, str))
             except (Failed, Turned) as why:
                 # Turned away as if it were temporary, an EventSource would come back with it for ever.
                 raise Failed(f"{short(last, 40)}: {why}") from None
@@ -155,8 +155,8 @@ async def _all_reset(
     return f"{len(bad)} ids"
 
 
-async def _reset(stream: Stream, last: str | bytes, *, told_back: bool) -> shapes.View:
-    """The first two events are a reset as foreign, and the snapshot that it announced."""
+async def reset_first(stream: Stream, last: str | bytes, *, told_back: bool) -> shapes.View:
+    """For other groups too. The first two events are a reset as foreign, and the snapshot that it announced."""
     await stream.until(lambda: stream.events, "a reset")
     if stream.events[0].name != "reset":
         raise Failed(f"the first event is {stream.events[0].name}, not a reset")

@@ -64,6 +64,23 @@ def reset(body: dict[str, Any]) -> tuple[str, str, str]:
     return body["reason"], _text(body, "from", "the reset"), _text(body, "to", "the reset")
 
 
+def poll(body: dict[str, Any]) -> tuple[list[tuple[str, str | None, dict[str, Any]]], str]:
+    """A long-poll's answer: (name, its own id or None, data) of each event, and last_event_id."""
+    events = body.get("events")
+    if not isinstance(events, list) or not all(isinstance(one, dict) for one in events):
+        raise Failed(f"the answer's events are {short(events, 40)}")
+    last = _text(body, "last_event_id", "the answer")
+    if not last:
+        raise Failed("the answer's last_event_id is empty")
+    found: list[tuple[str, str | None, dict[str, Any]]] = []
+    for one in events:
+        data, own = one.get("data"), one.get("id")
+        if not isinstance(data, dict) or not (own is None or (isinstance(own, str) and own)):
+            raise Failed(f"an event with id {short(own, 40)}, data {short(data, 40)}")
+        found.append((_text(one, "event", "an event"), own, data))
+    return found, last
+
+
 def problem(body: dict[str, Any], status: int) -> str:
     """RFC 9457: its title."""
     if body.get("type") != "about:blank" or body.get("status") != status:

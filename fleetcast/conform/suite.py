@@ -1,7 +1,7 @@
 """The groups in order, run against one deployment; and the table.
 
 A check that raises what nobody foresaw is FAIL with that error: from outside, a check that cannot cope with an answer, and an
-answer that is wrong, look the same. `stream.keep_alive` only waits, so it runs beside the others.
+answer that is wrong, look the same. Those that only wait run beside the others.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import IO
 
 import msgspec
 
-from fleetcast.conform import crowd, errors, fleet, reset, resume, state, stream
+from fleetcast.conform import crowd, errors, fleet, polls, reset, resume, state, stream, tokens, views
 from fleetcast.conform.recording import record
 from fleetcast.conform.target import Target, Wish, reach
 from fleetcast.conform.words import Failed, NotTried, Row, Verdict, short
@@ -22,8 +22,8 @@ from fleetcast.errors import Unusable
 
 Check = Callable[[Target], Awaitable[str]]
 
-GROUPS = (state, fleet, stream, resume, reset, crowd, errors)
-_BESIDE = "stream.keep_alive"
+GROUPS = (state, fleet, stream, resume, reset, views, polls, tokens, crowd, errors)
+_BESIDE = ("stream.keep_alive", "polls.empty", "tokens.ticket_goes_on")
 
 
 def checks(only: Sequence[str] = ()) -> Iterator[tuple[str, str, Check]]:
@@ -40,7 +40,7 @@ async def run(wish: Wish, say: Callable[[Row], None]) -> list[Row]:
     async with reach(wish) as target:
         await _look(target)
         chosen = list(checks(wish.only))
-        beside = [asyncio.create_task(_row(target, *one)) for one in chosen if one[0] == _BESIDE]
+        beside = [asyncio.create_task(_row(target, *one)) for one in chosen if one[0] in _BESIDE]
         rows: list[Row] = []
 
         def done(row: Row) -> None:
@@ -60,7 +60,7 @@ async def run(wish: Wish, say: Callable[[Row], None]) -> list[Row]:
                     "raise --patience, or let the suite send (--send)"
                 )
             for one in chosen:
-                if one[0] != _BESIDE:
+                if one[0] not in _BESIDE:
                     done(await _row(target, *one))
             for waiting in beside:
                 done(await waiting)

@@ -12,8 +12,9 @@ import socket
 import ssl
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
+from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import TYPE_CHECKING, Any
-from urllib.parse import quote
+from urllib.parse import quote, urlencode
 
 import httpx2
 import msgspec
@@ -55,6 +56,10 @@ class Wish(msgspec.Struct, frozen=True, kw_only=True):
     ca: str = ""
 
 
+Shown = Sequence[tuple[str, str]]
+"""Headers that show a credential; empty shows none."""
+
+
 class Turned(NotTried):
     """The stream said `unavailable`: a temporary failure, not a broken promise."""
 
@@ -89,8 +94,9 @@ class Answer(msgspec.Struct, frozen=True):
 class Stream:
     """A stream as it comes. `events` are all so far; `answered` is set once there are a status and headers."""
 
-    def __init__(self, vehicle: str, last: str, within: float) -> None:
+    def __init__(self, vehicle: str, last: str, within: float, view: str = "") -> None:
         self.vehicle = vehicle
+        self.view = view
         self.status = 0
         self.headers: Mapping[str, str] = {}
         self.events: list[Event] = []
@@ -205,9 +211,11 @@ class Target:
     def recording(self, made: Recording) -> None:
         self._recording = made
 
-    def path(self, vehicle: str = "", tail: str = "") -> str:
-        """Of a vehicle's state, or of what is below it."""
-        return f"/v1/{self.wish.noun}/{quote(vehicle or self.vehicle, safe='')}{tail}"
+    def path(self, vehicle: str = "", tail: str = "", **query: object) -> str:
+        """Of a vehicle's state, or of what is below it. What is empty in the query is left out."""
+        asked = urlencode({name: value for name, value in query.items() if value != ""}, quote_via=quote)
+        path = f"/v1/{self.wish.noun}/{quote(vehicle or self.vehicle, safe='')}{tail}"
+        return f"{path}?{asked}" if asked else path
 
     def neighbour(self) -> Sender:
         """Another vehicle of the suite's own, whose id begins like this one's."""
@@ -219,23 +227,42 @@ class Target:
         return f"conform-never-{secrets.token_hex(8)}"
 
     async def ask(
-        self, method: str, path: str, headers: Mapping[str, str] | None = None, *, bound: float = _ANSWER
+        self,
+        method: str,
+        path: str,
+        headers: Mapping[str, str] | None = None,
+        *,
+        shown: Shown | None = None,
+        body: bytes = b"",
+        bound: float = _ANSWER,
     ) -> Answer:
-        """One request. Raises Failed if there is no answer, or none that ends."""
-        sent: list[tuple[str, str | bytes]] = [*self._client_headers, *(headers or {}).items()]
+        """One request; of a stream that begins only the beginning. `shown` instead of the token that the suite was given.
+
+        Raises Failed if there is no answer, or none that ends.
+        """
+        sent = [*(self._client_headers if shown is None else shown), *(headers or {}).items()]
         try:
             async with asyncio.timeout(bound):
-                request = self._client.build_request(method, self.wish.front + path, headers=_encoded(sent))
-                answer = await self._client.send(request)
+                request = self._client.build_request(
+                    method, self.wish.front + path, headers=_encoded(sent), content=body or None
+                )
+                answer = await self._client.send(request, stream=True)
+                try:
+                    if answer.headers.get("content-type", "").startswith(STREAM):
+                        content = await anext(answer.aiter_raw(), b"")
+                    else:
+                        content = await answer.aread()
+                finally:
+                    await answer.aclose()
         except TimeoutError:
             raise Failed(f"{method} {short(path, 60)}: no answer within {bound:.0f} s") from None
         except httpx2.HTTPError as error:
             raise Failed(f"{method} {short(path, 60)}: {type(error).__name__} {short(error, 60)}") from None
-        return Answer(answer.status_code, _headers(answer), answer.content)
+        return Answer(answer.status_code, _headers(answer), content)
 
-    async def latest(self, headers: Mapping[str, str] | None = None) -> tuple[View, str]:
+    async def latest(self, headers: Mapping[str, str] | None = None, *, view: str = "") -> tuple[View, str]:
         """The polled state, and its ETag. Of a vehicle that never sent, the empty one."""
-        answer = await self.ask("GET", self.path(), headers)
+        answer = await self.ask("GET", self.path(view=view), headers)
         if answer.status == 503:
             raise Turned("503: temporarily unavailable; try again when it is well")
         if answer.status == 404:  # whether rightly, and in which form, is for other checks to say
@@ -253,19 +280,24 @@ class Target:
         query: str | None = None,
         headers: Mapping[str, str] | None = None,
         slow: bool = False,
+        shown: Shown | None = None,
+        **asked: object,
     ) -> AsyncIterator[Stream]:
-        """A stream, answered with 200. `last` goes as Last-Event-ID, `query` as `?last_event_id=`."""
+        """A stream, answered with 200. `last` goes as Last-Event-ID, `query` as `?last_event_id=`; `asked` is the rest of the
+        query, such as the view; `shown` as in `ask`.
+        """
         vehicle = vehicle or self.vehicle
         given = last.decode("latin-1") if isinstance(last, bytes) else last
-        stream = Stream(vehicle, given or query or "", self.wish.within)
+        stream = Stream(vehicle, given or query or "", self.wish.within, str(asked.get("view", "")))
         sent: dict[str, str | bytes] = {"Accept": STREAM, "Accept-Encoding": "identity", **(headers or {})}
         if last:
             sent["Last-Event-ID"] = last
-        url = self.wish.front + self.path(vehicle, "/events")
+        url = self.wish.front + self.path(vehicle, "/events", **asked)
         if query is not None:
-            url += f"?last_event_id={quote(query, safe='')}"
+            url += f"{'&' if '?' in url else '?'}last_event_id={quote(query, safe='')}"
         client = self._slow if slow else self._client
-        reading = asyncio.create_task(stream.read(client, url, [*self._client_headers, *sent.items()]))
+        credentials = self._client_headers if shown is None else shown
+        reading = asyncio.create_task(stream.read(client, url, [*credentials, *sent.items()]))
         try:
             await stream.opened()
             yield stream
@@ -304,13 +336,13 @@ class Target:
         """
         had = -1 if at is None else at.version
         while True:
-            polled, _ = await self.latest()
+            polled, _ = await self.latest(view=stream.view)
             await stream.until(
                 lambda: max(had, stream.version) >= polled.version,  # noqa: B023 - it is waited for within the loop
                 f"the polled state is version {polled.version}, the stream at {stream.version}",
             )
             told = story.tell(stream.events, stream.vehicle, at)
-            if self.sender is not None:
+            if self.sender is not None and not stream.view:
                 self.sender.judge(told)
             if polled.version in told.views or (at is not None and at.version == polled.version):
                 shown = told.views.get(polled.version, at)
@@ -347,8 +379,12 @@ async def reach(wish: Wish) -> AsyncIterator[Target]:
     limits = httpx2.Limits(max_connections=None, max_keepalive_connections=0)
     small = [(socket.SOL_SOCKET, socket.SO_RCVBUF, _SLOW_BUFFER)]
     slow = httpx2.AsyncHTTPTransport(verify=context, trust_env=False, limits=limits, socket_options=small)
+    # A cookie is shown where a check means to, and nowhere else.
+    none = CookieJar(DefaultCookiePolicy(allowed_domains=[]))
     async with (
-        httpx2.AsyncClient(verify=context, trust_env=False, limits=limits, timeout=times) as client,
+        httpx2.AsyncClient(
+            verify=context, trust_env=False, limits=limits, timeout=times, cookies=none
+        ) as client,
         httpx2.AsyncClient(transport=slow, trust_env=False, timeout=times) as slowly,
     ):
         yield Target(wish, client, slowly)

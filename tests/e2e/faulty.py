@@ -10,8 +10,9 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
+from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import Any
-from urllib.parse import unquote
+from urllib.parse import parse_qsl
 
 import httpx2
 from starlette.types import Receive, Scope, Send
@@ -29,9 +30,10 @@ class Asked:
         self.method = method
         self.path = path
         self.headers = headers
+        self.body = b""
         self.last = headers.get(b"last-event-id", b"").decode("latin-1")
-        _, _, query = path.partition("?last_event_id=")
-        self.query = unquote(query)
+        self.asked = dict(parse_qsl(path.partition("?")[2], keep_blank_values=True))
+        self.query = self.asked.get("last_event_id", "")
 
     @property
     def is_stream(self) -> bool:
@@ -86,7 +88,9 @@ def nothing(block: Block) -> list[Block]:
 
 
 class Fault:
-    """Breaks nothing."""
+    """Breaks nothing. `token` lets see everything."""
+
+    token = ""
 
     def asked(self, asked: Asked) -> Answered | None:
         """Changes what is asked, or answers itself."""
@@ -114,6 +118,7 @@ class Door:
         if scope["query_string"]:
             path += "?" + scope["query_string"].decode("latin-1")
         asked = Asked(scope["method"], path, {k: v for k, v in scope["headers"] if k not in _OWN})
+        asked.body = await _body(receive)
         own = self.fault.asked(asked)
         if own is not None:
             await _give(send, own)
@@ -128,7 +133,10 @@ class Door:
 
     async def _pass(self, asked: Asked, send: Send) -> None:
         request = self._client.build_request(
-            asked.method, self._front + asked.path, headers=list(asked.headers.items())
+            asked.method,
+            self._front + asked.path,
+            headers=list(asked.headers.items()),
+            content=asked.body or None,
         )
         answer = await self._client.send(request, stream=True)
         try:
@@ -155,6 +163,15 @@ class Door:
             await answer.aclose()
 
 
+async def _body(receive: Receive) -> bytes:
+    body, more = b"", True
+    while more:
+        message = await receive()
+        body += message.get("body", b"")
+        more = message.get("more_body", False)
+    return body
+
+
 async def _gone(receive: Receive) -> None:
     while (await receive())["type"] != "http.disconnect":
         pass
@@ -179,7 +196,12 @@ async def door(front: str) -> AsyncIterator[tuple[Door, str]]:
     (port,) = free_ports(1)
     limits = httpx2.Limits(max_connections=None, max_keepalive_connections=0)
     async with httpx2.AsyncClient(
-        trust_env=False, limits=limits, timeout=httpx2.Timeout(30.0, read=None)
+        trust_env=False,
+        limits=limits,
+        timeout=httpx2.Timeout(30.0, read=None),
+        cookies=CookieJar(
+            DefaultCookiePolicy(allowed_domains=[])
+        ),  # it passes on what is shown, and keeps nothing
     ) as client:
         proxy = Door(front, client)
         async with http_server(proxy, port):

@@ -7,22 +7,31 @@ import json
 import re
 import sys
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import pytest
 
 from fleetcast.commands import parser
 from fleetcast.conform import suite
+from fleetcast.devpki import DevelopmentPki
 from fleetcast.errors import Unusable
 from fleetcast.settings import Settings
 from tests.e2e.outside import Site, site
+from tests.servers import short_folder, until
 
 WINDOW = 4.0
 
 
 @pytest.fixture(scope="module")
 async def here() -> AsyncIterator[Site]:
-    async with site(keep_alive=1, window=WINDOW) as running:
-        yield running
+    with short_folder() as folder:
+        keys = str(DevelopmentPki(folder / "dev-pki").app_keys)
+        async with site(folder, keep_alive=1, window=WINDOW, app_keys=keys, ticket_seconds=2.0) as running:
+            yield running
+
+
+def token(here: Site, *vehicles: str) -> str:
+    return DevelopmentPki(Path(here.settings.app_keys).parent).app_token("conform", vehicles, 3600)
 
 
 async def conform(*arguments: str) -> tuple[int, str, str]:
@@ -38,7 +47,7 @@ async def conform(*arguments: str) -> tuple[int, str, str]:
 
 
 async def test_the_platform_conforms(here: Site) -> None:
-    sends = ("--send", here.platform.ingest_url, "--vehicle", "conform")
+    sends = ("--send", here.platform.ingest_url, "--vehicle", "conform", "--token", token(here, "*"))
     given = ("--keep-alive", "1", "--window", str(WINDOW), "--within", "30", "--json")
     status, out, err = await conform(here.url, *sends, *given)
     found = json.loads(out)
@@ -63,11 +72,11 @@ async def test_a_vehicle_of_somebody_elses_is_enough(here: Site) -> None:
             await asyncio.sleep(0.2)
 
     await here.send("driven", 1)
-    await here.reaches("driven", 1)
     driving = asyncio.create_task(drive())
     try:
         given = ("--keep-alive", "1", "--streams", "8", "--within", "30", "--patience", "30")
-        status, out, _ = await conform(here.url, "--vehicle", "driven", *given)
+        narrow = token(here, "driven")
+        status, out, _ = await conform(here.url, "--vehicle", "driven", "--token", narrow, *given)
     finally:
         stop.set()
         await driving
@@ -82,12 +91,24 @@ async def test_a_vehicle_of_somebody_elses_is_enough(here: Site) -> None:
         "resume.many_at_once",
         "reset.forged",
         "crowd.agree",
+        "tokens.anothers",
+        "tokens.ticket",
+        "views.bad",
+        "views.resume",
+        "polls.no_gap",
+        "polls.missed",
     }
 
 
 async def test_what_cannot_be_tried_is_said_in_one_line(here: Site) -> None:
     await here.send("still", 1)
-    await here.reaches("still", 1)
+    shown = ("--token", token(here, "*"))
+    appears = {"Authorization": f"Bearer {shown[1]}"}
+
+    async def there() -> bool:
+        return (await here.get("/v1/vehicles/still", appears)).status_code == 200
+
+    await until(there, "the vehicle is shown")
     nats = here.settings.nats.rpartition(":")[2]
     for arguments, word in (
         ((here.url,), "--vehicle"),
@@ -100,16 +121,17 @@ async def test_what_cannot_be_tried_is_said_in_one_line(here: Site) -> None:
         ((here.url, "--vehicle", "still", "--token", "a\nb"), "no token"),
         ((here.url, "--vehicle", "still", "--ca", "/nonesuch"), "/nonesuch"),
         ((here.url, "--vehicle", "never"), "404"),
+        ((here.url, "--vehicle", "still", "--token", ""), "--token"),
         ((f"http://127.0.0.1:{nats}", "--vehicle", "still"), "GET"),
         ((here.url, "--vehicle", "still", "--patience", "1"), "did not change"),
         ((here.url, "--vehicle", "new", "--send", here.url), "packets are not taken"),
     ):
-        given = parser().parse_args(["conform", *arguments])
+        given = parser().parse_args(["conform", *shown, *arguments])
         with pytest.raises(Unusable, match=re.escape(word)) as told:
             await given.run(given, Settings())
         assert str(told.value).startswith("conform: ")
         assert "\n" not in str(told.value)
-    status, out, err = await conform(here.url, "--vehicle", "never")
+    status, out, err = await conform(here.url, *shown, "--vehicle", "never")
     assert (status, out, err.count("\n")) == (2, "", 1)
 
 
