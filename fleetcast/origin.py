@@ -263,21 +263,23 @@ def application(
         ],
         exception_handlers={Refuse: on_refuse, HTTPException: on_http_exception, Exception: on_bug},
     )
-    return _only_edge(app, signed)
+    return _OnlyEdge(app, signed)
 
 
-def _only_edge(app: ASGIApp, signed: Signed) -> ASGIApp:
+class _OnlyEdge:
     """Lets in what came through the edge, and refuses all else: an origin has no other protection."""
 
-    async def guarded(scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and not signed(Headers(scope=scope).get("grip-sig")):
+    def __init__(self, app: Starlette, signed: Signed) -> None:
+        self.app = app
+        self._signed = signed
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and not self._signed(Headers(scope=scope).get("grip-sig")):
             metrics.NOT_THROUGH_EDGE.inc()
             detail = "apps use the front door; an origin serves only the edge"
             await problem(403, "Not through the edge", detail)(scope, receive, send)
         else:
-            await app(scope, receive, send)
-
-    return guarded
+            await self.app(scope, receive, send)
 
 
 def _only(view: Snapshot, paths: Sequence[str]) -> Snapshot:

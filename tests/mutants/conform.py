@@ -1,4 +1,5 @@
-"""Mutants that `fleetcast conform` must find from outside: those of the proof that break what an app sees.
+"""Mutants that `fleetcast conform` must find from outside: those of the proof that break what an app sees, and some of
+who may see what.
 
 `python -m tests.mutants.conform [NAME …]` starts a platform from a copy of the tree with the bug and runs this tree's suite
 against it: the check that is named must fail. Before that on a clean copy, where all must pass. Exit status 1 if a mutant
@@ -17,6 +18,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from fleetcast.devpki import DevelopmentPki
 from fleetcast.proof.ports import platform_settings, short_folder
 from fleetcast.settings import Settings, dump
 from tests.mutants.run import TREE, copied, mutate
@@ -27,19 +29,31 @@ _BOUND = 120.0
 MUTANTS = {
     "foreign-taken-for-ours": "reset.foreign",
     "gap-without-reset": "reset.expired",
+    "poll-answered-with-id-before": "polls.held",
+    "poll-without-credentials": "tokens.nothing_shown",
+    "polls-not-heard": "polls.held",
     "resume-off-by-one": "resume.header",
     "snapshot-held-behind": "stream.chain",
     "snapshot-with-id-before": "stream.ids",
+    "ticket-not-narrowed": "tokens.anothers",
     "update-without-times": "stream.patch",
+    "view-not-filtered": "views.chain",
+    "view-with-chain-of-all": "views.chain",
 }
 """By name of the diff: the check that must find it."""
+
+ONLY = {"poll-without-credentials", "ticket-not-narrowed"}
+"""Those that the proof cannot find: its phones show nothing."""
 
 
 @contextmanager
 def running(tree: Path) -> Iterator[Settings]:
     """A platform of this tree's code, ready."""
     with short_folder() as folder:
-        settings = platform_settings(folder / "d", keep_alive=1, window=WINDOW)
+        keys = str(DevelopmentPki(folder / "dev-pki").app_keys)
+        settings = platform_settings(
+            folder / "d", keep_alive=1, window=WINDOW, app_keys=keys, ticket_seconds=2.0
+        )
         (folder / "t.toml").write_text(dump(settings))
         log = folder / "up.log"
         with log.open("w") as output:
@@ -66,7 +80,10 @@ def running(tree: Path) -> Iterator[Settings]:
 def failed(settings: Settings) -> tuple[int, dict[str, str]]:
     """(exit status, what failed with what was seen) of this tree's suite."""
     front, ingest = (f"http://127.0.0.1:{port}" for port in (settings.front_port, settings.ingest_port))
+    token = DevelopmentPki(Path(settings.app_keys).parent).app_token("conform", ["*"], 3600)
     given = (
+        "--token",
+        token,
         "--vehicle",
         "mutant",
         "--send",

@@ -23,9 +23,9 @@ def test_each_mutant_applies_to_the_tree_and_says_what_it_breaks(diff: Path) -> 
 
 
 def test_the_mutants_that_conform_must_find_are_there() -> None:
-    assert set(conform.MUTANTS) <= set(MUTANTS)
+    assert set(conform.MUTANTS) - set(MUTANTS) == conform.ONLY
     assert set(conform.MUTANTS.values()) <= {name for name, _, _ in suite.checks()}
 
 
 def test_each_mutant_has_a_proof_that_finds_it() -> None:
-    assert {diff.stem for diff in DIFFS} == set(MUTANTS)
+    assert {diff.stem for diff in DIFFS} == set(MUTANTS) | conform.ONLY
