@@ -9,6 +9,7 @@
     storms     ten thousand phones lose their edge at once
     streams    memory of idle streams, to 200,000
     doors      MQTT against HTTP: packets, connections held, memory of a connection
+    calm       what a calm stream saves on a phone's connection
 
 What they share: `question.py` (what a question gets and answers), `world.py` (a platform, its processes' CPU time, memory and
 metrics), `cars.py`, `senders.py` and `phones.py` (load, in processes of

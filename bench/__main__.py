@@ -21,7 +21,7 @@ from bench.report import answered, print_answer, write
 from fleetcast.errors import FleetcastError
 from fleetcast.proof.ports import short_folder
 
-QUESTIONS = ("steps", "load", "latency", "stages", "interest", "growth", "storms", "streams", "doors")
+QUESTIONS = ("steps", "load", "latency", "stages", "interest", "growth", "storms", "streams", "doors", "calm")
 _BROKEN = 1
 _USAGE = 2
 

@@ -221,10 +221,15 @@ class Client:
         *,
         last_id: str = "",
         state: State | None = None,
+        every: str = "",
         query: Mapping[str, str] | None = None,
     ) -> Following:
-        """The vehicle's changes, without an end. `last_id` and `state`, of an earlier `Following`: go on from there."""
-        return Following(self, vehicle, last_id, state, query or {})
+        """The vehicle's changes, without an end. `last_id` and `state`, of an earlier `Following`: go on from there.
+
+        `every`: at most one update in so long, `5s`, `30s` or `60s`; what is urgent comes at once all the same.
+        """
+        asked = {**(query or {}), **({"every": every} if every else {})}
+        return Following(self, vehicle, last_id, state, asked)
 
     async def latest(self, vehicle: str) -> State | None:
         """The latest state, or None if it never sent; asked with the ETag of the one before. Raises Refused, NotAvailable."""

@@ -38,6 +38,7 @@
  * @typedef {object} Options
  * @property {{lastId: string, state: State}} [from]  where an earlier subscription was (its `lastId` and `state`): what was
  *   missed since is replayed
+ * @property {"5s"|"30s"|"60s"} [every]  at most one update in so long; what is urgent comes at once all the same
  * @property {() => Promise<{query?: Object<string, string>, headers?: Object<string, string>}>} [authorize]  asked before each
  *   opening: a ticket for the query, or headers. After a 401 it is asked once more before the stream is given up
  * @property {number} [hidden]  ms after which a page that is not seen gives its stream back (60000); Infinity: never
@@ -98,6 +99,7 @@ export class Subscription {
   constructor(address, options) {
     this.#address = address;
     this.#options = { ...DEFAULTS, ...options };
+    if (options.every) address.searchParams.set("every", options.every);
     this.clock = options.clock ?? new ServerClock();
     if (options.from?.lastId && options.from.state) {
       this.lastId = options.from.lastId;

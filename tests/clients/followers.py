@@ -89,7 +89,7 @@ Follow = Callable[..., AbstractAsyncContextManager[Follower]]
 
 @asynccontextmanager
 async def in_python(
-    base: str, vehicle: str, *, tickets: bool = False, from_: Any = None, **options: float
+    base: str, vehicle: str, *, tickets: bool = False, from_: Any = None, every: str = "", **options: float
 ) -> AsyncIterator[Follower]:
     follower = Follower()
     number = 0
@@ -102,7 +102,7 @@ async def in_python(
     seconds: Any = {name: value / 1000 for name, value in options.items()}
     async with Client(base, authorize=ticket if tickets else None, **seconds) as client:
         last_id, state = (from_[0], State(**from_[1])) if from_ else ("", None)
-        following = client.follow(vehicle, last_id=last_id, state=state)
+        following = client.follow(vehicle, last_id=last_id, state=state, every=every)
 
         def say(word: str) -> None:
             state = following.state

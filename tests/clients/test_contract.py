@@ -50,7 +50,8 @@ def play(request: pytest.FixtureRequest) -> Play:
     if request.param == "chromium":
         follow = in_chromium(request.getfixturevalue("browser"))
     else:
-        follow = {"python": in_python, "node": in_node}[request.param]
+        clients: dict[str, Follow] = {"python": in_python, "node": in_node}
+        follow = clients[request.param]
 
     @asynccontextmanager
     async def playing(*answers: Answer, **options: Any) -> AsyncIterator[tuple[Scripted, Follower]]:
@@ -66,6 +67,13 @@ def play(request: pytest.FixtureRequest) -> Play:
 
 def speed(value: Any) -> dict[str, Any]:
     return {"Vehicle.Speed": {"value": value, "at": "2026-11-23T10:00:00.000Z"}}
+
+
+async def test_a_calm_stream_is_asked_for_each_time(play: Play) -> None:
+    answers = [stream(snapshot(1), hold=False), stream(update(1, 5))]
+    async with play(*answers, every="5s") as (server, follower):
+        await follower.says("snapshot 1", "update 5")
+        assert server.asked == [f"{CAR}?every=5s", f"{CAR}?every=5s&last_event_id=aa-1"]
 
 
 async def test_it_follows_the_chain_and_keeps_the_state(play: Play) -> None:

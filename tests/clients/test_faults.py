@@ -28,7 +28,8 @@ async def browser() -> AsyncIterator[BrowserContext]:
 def follow(request: pytest.FixtureRequest) -> Follow:
     if request.param == "chromium":
         return in_chromium(request.getfixturevalue("browser"))
-    return {"python": in_python, "node": in_node}[request.param]
+    clients: dict[str, Follow] = {"python": in_python, "node": in_node}
+    return clients[request.param]
 
 
 @pytest.fixture
