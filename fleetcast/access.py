@@ -12,7 +12,8 @@ import asyncio
 import importlib
 import math
 from bisect import bisect, bisect_left
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -29,9 +30,20 @@ from fleetcast.clock import Clock
 from fleetcast.errors import Refuse, Unavailable, Unusable
 from fleetcast.fleets import Fleets
 from fleetcast.known import Known
+from fleetcast.many import each, few
 from fleetcast.registry import Registry
 from fleetcast.revoked import Revoked
-from fleetcast.rights import BY_CLAIM, BY_FLEET, BY_RESOLVER, Credential, Rights, Seen, credential, rights
+from fleetcast.rights import (
+    BY_CLAIM,
+    BY_FLEET,
+    BY_RESOLVER,
+    MOST_FLEETS,
+    Credential,
+    Rights,
+    Seen,
+    credential,
+    rights,
+)
 from fleetcast.settings import Settings
 
 log = structlog.get_logger()
@@ -57,6 +69,9 @@ class Open:
     cache = "no-cache"
     """The Cache-Control of a latest state."""
 
+    def __init__(self, fleets: Fleets | None = None) -> None:
+        self._fleets = fleets
+
     async def who(self, headers: Headers) -> Rights:
         """Asks for nothing."""
         return _NOBODY
@@ -65,9 +80,19 @@ class Open:
         """Always."""
         return _ANYWAY
 
-    async def goes_on(self, channels: Sequence[str], vehicle: str) -> Seen | None:
+    async def sees_all(self, who: Rights, vehicles: Sequence[str]) -> Seen:
         """Always."""
         return _ANYWAY
+
+    async def go_on(
+        self, channels: Sequence[str], vehicles: Sequence[str]
+    ) -> tuple[Seen | None, Collection[str]]:
+        """Always."""
+        return _ANYWAY, ()
+
+    async def of_fleet(self, who: Rights, fleet: str) -> list[str]:
+        """The vehicles of a fleet, in order."""
+        return sorted(await self._fleets.of(fleet)) if self._fleets is not None else []
 
     async def page(
         self, who: Rights, everyone: Sequence[str], after: str, search: str, limit: int
@@ -97,8 +122,8 @@ class Guarded(Open):
         if not settings.ticket_key:
             raise Unusable("ticket_key: missing; origins sign tickets with it, and `up` makes one")
         self._settings = settings
+        super().__init__(Fleets(registry, clock))
         self._known = known
-        self._fleets = Fleets(registry, clock)
         self._revoked = revoked
         self._clock = clock
         self._resolve = resolve
@@ -191,10 +216,63 @@ class Guarded(Open):
         by = await self._by(who, vehicle)
         if by is None:
             raise _refused("other", f"these credentials do not let you see {vehicle}", 403)
+        return self._seen(who, by)
+
+    def _seen(self, who: Rights, by: str) -> Seen:
         until = who.until
         if by == BY_RESOLVER:
             until = min(until, self._clock.now() + self._settings.resolver_seconds)
         return Credential(who.user, who.token, int(who.issued), math.ceil(until), by).seen
+
+    async def sees_all(self, who: Rights, vehicles: Sequence[str]) -> Seen:
+        """The same of all of them, for one stream: its credential says what lets them be seen, so that must be the claim of
+        each, or fleets. Raises Refuse too.
+        """
+        if self._resolve is not None:
+            found = await each(lambda one: self._by(who, one), vehicles)
+            _none_of([one for one, by in zip(vehicles, found, strict=True) if by is None], vehicles)
+            return self._seen(who, BY_RESOLVER)
+        mine = [one for one in vehicles if who.only is None or _holds(who.only, one)]
+        claimed = {one for one in mine if who.everything or _holds(who.vehicles, one)}
+        if len(claimed) == len(vehicles):
+            return self._seen(who, BY_CLAIM)
+        entries = await each(self._known.check, mine) if who.fleets else []
+        fleets = {
+            entry.vehicle: common
+            for entry in entries
+            if entry is not None and (common := {one for one in who.fleets if one in entry.fleets})
+        }
+        _none_of([one for one in vehicles if one not in claimed and one not in fleets], vehicles)
+        if alone := [one for one in vehicles if one not in fleets]:
+            raise Refuse(
+                400,
+                "Two streams",
+                "some of these are seen by their fleets, others by name alone: ask for two streams, one with those seen by"
+                f" name: {few(alone)}",
+            )
+        return self._seen(who, BY_FLEET + ".".join(_cover(list(fleets.values()))))
+
+    async def of_fleet(self, who: Rights, fleet: str) -> list[str]:
+        """Those of them that may be seen. Raises Refuse if a resolver had to be asked for too many."""
+        found = await super().of_fleet(who, fleet)
+        if who.only is not None:
+            found = [one for one in found if _holds(who.only, one)]
+        if self._resolve is not None:
+            if len(found) > _MOST_ASKED:
+                raise Refuse(
+                    400, "Too many", f"the fleet has more than {_MOST_ASKED} vehicles: name those to be seen"
+                )
+            seen = await each(lambda one: self._resolved(who, one), found)
+            return [one for one, yes in zip(found, seen, strict=True) if yes]
+        if who.everything or fleet in who.fleets:
+            return found
+        mine = await self._named(who)
+        return [one for one in found if one in mine]
+
+    async def _named(self, who: Rights) -> set[str]:
+        """All that it names, or has by its fleets."""
+        assert self._fleets is not None
+        return set(who.vehicles).union(*[await self._fleets.of(fleet) for fleet in who.fleets])
 
     async def _by(self, who: Rights, vehicle: str) -> str | None:
         """What lets it see this vehicle; None if nothing does."""
@@ -217,19 +295,32 @@ class Guarded(Open):
             log.warning("app_resolver does not answer", vehicle=vehicle, error=type(error).__name__)
             raise Unavailable(f"app_resolver: {type(error).__name__}") from error
 
-    async def goes_on(self, channels: Sequence[str], vehicle: str) -> Seen | None:
-        """Whether a stream of this vehicle, which is held by these channels, may go on; None: it is to end.
+    async def go_on(
+        self, channels: Sequence[str], vehicles: Sequence[str]
+    ) -> tuple[Seen | None, Collection[str]]:
+        """Whether a stream of these vehicles, which is held by these channels, may go on (None: it is to end), and which of
+        them may be seen no longer.
 
         Raises Unavailable. The signature of its token was checked when it began.
         """
         found = [one for one in map(credential, channels) if one is not None]
-        why = await self._ends(found[0], vehicle) if len(found) == 1 else "foreign"
+        why = self._ends(found[0]) if len(found) == 1 else "foreign"
         if why:
             metrics.ENDED.labels(why).inc()
-            return None
-        return found[0].seen
+            return None, vehicles
+        fleets = found[0].fleets
+        if not fleets:
+            return found[0].seen, ()
+        entries = await each(self._known.check, vehicles)
+        gone = {
+            vehicle
+            for vehicle, entry in zip(vehicles, entries, strict=True)
+            if entry is None or fleets.isdisjoint(entry.fleets)
+        }
+        metrics.ENDED.labels("fleet").inc(len(gone))
+        return found[0].seen, gone
 
-    async def _ends(self, stream: Credential, vehicle: str) -> str:
+    def _ends(self, stream: Credential) -> str:
         """Why it is over, in a word; empty if it is not."""
         if stream.until <= self._clock.now():
             return "expired"
@@ -237,10 +328,6 @@ class Guarded(Open):
             return "revoked"
         if (stream.by == BY_RESOLVER) != (self._resolve is not None):
             return "resolver"
-        if stream.by.startswith(BY_FLEET):
-            entry = await self._known.check(vehicle)
-            if entry is None or stream.by.removeprefix(BY_FLEET) not in entry.fleets:
-                return "fleet"
         return ""
 
     async def page(
@@ -250,7 +337,7 @@ class Guarded(Open):
         if self._resolve is not None:
             return await self._asked(who, everyone, after, search, limit)
         if not who.everything:
-            mine = set(who.vehicles).union(*[await self._fleets.of(fleet) for fleet in who.fleets])
+            mine = await self._named(who)
             everyone = sorted(one for one in mine if _holds(everyone, one))
         if who.only is not None:
             everyone = [one for one in who.only if _holds(everyone, one)]
@@ -288,6 +375,29 @@ def _shown(headers: Headers) -> tuple[str, str]:
 def _refused(reason: str, detail: str, status: int = 401) -> Unproven:
     metrics.UNSEEN.labels(reason).inc()
     return Unproven(reason, detail, status)
+
+
+def _none_of(refused: Sequence[str], vehicles: Sequence[str]) -> None:
+    if refused:
+        raise _refused(
+            "other",
+            f"these credentials do not let you see {len(refused)} of {len(vehicles)}: {few(refused)}",
+            403,
+        )
+
+
+def _cover(vehicles: Sequence[set[str]]) -> list[str]:
+    """A few fleets of which each vehicle is in one: again and again the one that most of the rest are in. Raises Refuse."""
+    rest, found = list(vehicles), list[str]()
+    while rest:
+        count = Counter(fleet for fleets in rest for fleet in fleets)
+        found.append(min(count, key=lambda fleet: (-count[fleet], fleet)))
+        rest = [fleets for fleets in rest if found[-1] not in fleets]
+    if len(found) > MOST_FLEETS:
+        raise Refuse(
+            400, "Two streams", f"these are of more than {MOST_FLEETS} fleets: ask for several streams"
+        )
+    return found
 
 
 def _holds(ordered: Sequence[str], one: str) -> bool:

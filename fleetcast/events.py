@@ -1,4 +1,4 @@
-"""The events of a stream as its bytes: `snapshot`, `update`, `reset`, `unavailable`. Pure.
+"""The events of a stream as its bytes: `snapshot`, `update`, `reset`, `gone`, `unavailable`. Pure.
 
 Whoever writes events writes them by this, so that a phone gets the same whichever way they come: published, replayed, polled.
 """
@@ -27,9 +27,17 @@ def update_event(update: Update, at: str) -> bytes:
     return sse.event("update", msgspec.json.encode(update), at)
 
 
-def reset_event(reason: str, last: str, to: str) -> bytes:
-    """Something after `last` was lost. Without an id: the snapshot that follows has it."""
-    return sse.event("reset", msgspec.json.encode({"reason": reason, "from": last[:80], "to": to}))
+def reset_event(reason: str, last: str, to: str, vehicle: str = "") -> bytes:
+    """Something after `last` was lost of this vehicle, or if none is named of all. Without an id: the snapshot that follows has
+    it.
+    """
+    data = {"vehicle": vehicle, "reason": reason, "from": last[:80], "to": to}
+    return sse.event("reset", msgspec.json.encode(data))
+
+
+def gone_event(vehicle: str, reason: str) -> bytes:
+    """A stream of many goes on without this one. Without an id."""
+    return sse.event("gone", msgspec.json.encode({"vehicle": vehicle, "reason": reason}))
 
 
 def unavailable(reason: str) -> bytes:

@@ -88,7 +88,7 @@ class Following:
             "reset", vehicle=vehicle, view=view.name, reason=found.reason, last=last[:80], to=found.to, by=by
         )
         at = name(found.to)
-        return reset_event(found.reason, last, at) + snapshot_event(view.snapshot(state), at), at
+        return reset_event(found.reason, last, at, vehicle) + snapshot_event(view.snapshot(state), at), at
 
 
 def id_of(epoch: str, state: State, view: View) -> str:

@@ -141,7 +141,9 @@ global
     setenv FLEETCAST_OPENING {_OPENING}
     lua-load {folder}/pace.lua
     hard-stop-after 5s
+    # A stream of 400 vehicles is 400 headers of up to 180 bytes between edge and origin. An idle stream holds no buffer.
     tune.http.maxhdr 600
+    tune.bufsize 131072
     tune.h2.max-concurrent-streams {_PAGE}
 
 defaults
@@ -181,6 +183,7 @@ frontend front
     http-request set-header Authorization "Ticket %[urlp(ticket)]" if ticket
     http-request set-query "%[query,regsub('(^|&)ticket=[^&]*','',g),regsub('^&','')]" if ticket
     acl events path_end /events
+    acl events path_beg /v1/streams/
     acl poll url_param(wait) -m found
     http-request set-var(txn.poll) bool(true) if events poll
     http-request lua.pace if events

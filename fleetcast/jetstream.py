@@ -34,6 +34,7 @@ from fleetcast.subjects import (
     REJECTED,
     RESTORING,
     REVOKED,
+    STREAMS,
     commit_subject,
     partition_consumer,
     partition_filter,
@@ -42,6 +43,7 @@ from fleetcast.subjects import (
     registry_subject,
     revoked_subject,
     state_subject,
+    stream_subject,
     update_subject,
 )
 
@@ -416,6 +418,17 @@ def revoked_config(settings: Settings) -> dict[str, Any]:
     }
 
 
+def streams_config(settings: Settings) -> dict[str, Any]:
+    """A KV bucket whose entries end by themselves, and the oldest before their time when it is full: streams asked for."""
+    return registry_config(settings) | {
+        "name": STREAMS,
+        "subjects": [stream_subject(">")],
+        "allow_msg_ttl": True,
+        "discard": "old",
+        "max_bytes": settings.streams_bytes,
+    }
+
+
 class Generation(msgspec.Struct, frozen=True):
     """Which packet stream and which LIVE these are. `name` is another one after either was restored or made anew.
 
@@ -497,6 +510,7 @@ async def make_streams(connection: Connection, settings: Settings) -> None:
     await _stream(connection, rejected_config(settings))
     await _stream(connection, registry_config(settings))
     await _stream(connection, revoked_config(settings))
+    await _stream(connection, streams_config(settings))
     info = await stream_info(connection, LIVE)
     epoch = new_epoch() if info is None else epoch_of(info)
     made = await _stream(

@@ -94,6 +94,7 @@ RESETS = Counter("fleetcast_resets_total", "Streams told that something was lost
 TURNED_AWAY = Counter(
     "fleetcast_turned_away_total", "Streams answered `unavailable`: the live state did not answer"
 )
+MANY = Counter("fleetcast_many_total", "Streams of many vehicles that were asked for")
 POLLS = Counter(
     "fleetcast_polls_total", "Long-polls that were answered at once, or are held by the edge", ["how"]
 )

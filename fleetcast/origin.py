@@ -5,6 +5,7 @@
     GET /v1/vehicles/{vehicle}           the latest state, with ETag; also the article's polling endpoint
     GET /v1/vehicles/{vehicle}/events    SSE: snapshot, or with Last-Event-ID the updates since; then held by the edge
                                          with ?wait= the same as one answer, held only if there is nothing to say
+    POST /v1/streams, GET …/{id}         the same of many vehicles at once (`streams`)
     POST /v1/tickets, /v1/session        with a token: what opens streams where headers cannot be set (`tickets`)
     GET /next/{link}                     the edge asks: what follows the ids it has?
 
@@ -31,15 +32,16 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from fleetcast import longpoll, metrics, page, sse, tickets
+from fleetcast import longpoll, metrics, page, sse, streams, tickets
 from fleetcast.access import Guarded, Open
 from fleetcast.calm import CLASSES, every_of
 from fleetcast.clock import Clock, SystemClock
 from fleetcast.errors import Refuse, Unavailable
-from fleetcast.events import unavailable
+from fleetcast.events import gone_event, unavailable
 from fleetcast.following import Following, id_of
 from fleetcast.health import on_bug, on_http_exception, on_refuse, problem
 from fleetcast.live import Live
+from fleetcast.many import Streams, each
 from fleetcast.rights import Seen
 from fleetcast.settings import Settings
 from fleetcast.subjects import ALL, NEXT_LINKS, channel, control_number, is_vehicle, split_channel
@@ -162,13 +164,22 @@ class Origin:
             metrics.POLLS.labels("at once" if body else "held").inc()
             waits = [] if body else [*self._hold_poll(name, at, wait), *_closing(seen)]
             return _held(longpoll.answer(body, at), waits, longpoll.MEDIA_TYPE)
-        if not body:
-            body = sse.comment()  # so that the phone knows at once that the stream is open
+        return self.begun(body, [(name, at)], seen)
+
+    def begun(self, body: bytes, chains: streams.Chains, seen: Seen) -> Response:
+        """The answer that begins a stream."""
         # The edge asks for ten unlike links a second, a hundred sessions of one link at a time, and asks for each new channel
         # within a second: so phones that come together share a link, and over time all links are used alike.
         link = int(self._clock.now()) % NEXT_LINKS
-        held = self._hold(name, at, control_number(vehicle), link, True)  # noqa: FBT003 - it begins
-        return _held(body, [*held, *_also(seen)])
+        # The comment: so that the phone knows at once that the stream is open.
+        return _held(body or sse.comment(), self._holds(chains, seen, link, begins=True))
+
+    def _holds(self, chains: streams.Chains, seen: Seen, link: int, *, begins: bool) -> list[tuple[str, str]]:
+        (name, at), *others = chains
+        found = split_channel(name)
+        assert found is not None
+        held = self._hold(name, at, control_number(found[0]), link, begins)
+        return [*held, *_also(Seen(tuple(others))), *_also(seen)]
 
     async def next(self, request: Request) -> Response:
         """What the edge missed on a channel, or on several that it asks for at once."""
@@ -178,25 +189,38 @@ class Origin:
         ]
         if not known:
             raise Refuse(404, "Nothing to follow", "a next link is the edge's to ask, with Grip-Last")
-        body, held = b"", list[tuple[str, str]]()
-        for name, vehicle, named, every, last in known:
-            seen = await self._access.goes_on(list(lasts), vehicle)
-            if seen is None:
-                return _held(b"", ())  # held no longer: it ends
-            view = self._views.get(named)
-            if view is None or every not in (0, *self._classes):
-                # A deploy took it away. Not held: the stream ends, and the phone that comes back is answered 400. An error
-                # would be asked again for half a minute first.
-                return _held(unavailable("view"), ())
-            part, at = await self._following.since(vehicle, view, last, by="edge", every=every)
-            body += part
-            link = int(request.path_params["link"])
-            held = [
-                *(h for h in held if h[0] == "Grip-Channel"),
-                *self._hold(name, at, control_number(vehicle), link, False),  # noqa: FBT003 - it goes on
-                *_also(seen),
-            ]
-        return _held(body, held)
+        seen, gone = await self._access.go_on(list(lasts), [vehicle for _, vehicle, *_ in known])
+        kept = [one for one in known if one[1] not in gone]
+        if seen is None or (not kept and len(known) == 1):
+            return _held(b"", ())  # held no longer: it ends
+        if not all(named in self._views and every in (0, *self._classes) for _, _, named, every, _ in kept):
+            # A deploy took it away. Not held: the stream ends, and the phone that comes back is answered 400. An error
+            # would be asked again for half a minute first.
+            return _held(unavailable("view"), ())
+
+        async def since(one: tuple[str, str, str, int, str]) -> tuple[bytes, str]:
+            _, vehicle, named, every, last = one
+            return await self._following.since(vehicle, self._views[named], last, by="edge", every=every)
+
+        parts = await each(since, kept)
+        # A stream of many goes on without those that may be seen no longer, and says so; without any it ends.
+        body = b"".join(gone_event(vehicle, "access") for _, vehicle, *_ in known if vehicle in gone)
+        body += b"".join(part for part, _ in parts)
+        if not kept:
+            return _held(body, ())
+        chains = [(name, at) for (name, *_), (_, at) in zip(kept, parts, strict=True)]
+        return _held(body, self._holds(chains, seen, int(request.path_params["link"]), begins=False))
+
+    def many(self, asked: Streams) -> Sequence[Route]:
+        """The routes of streams of many vehicles."""
+        seconds = self._settings.streams_seconds
+        handlers = streams.ManyVehicles(
+            asked, self._following, self._access, self._views, self._classes, seconds, self._clock, self.begun
+        )
+        return (
+            Route("/v1/streams", self.served(handlers.ask, "ask"), methods=["POST"]),
+            Route("/v1/streams/{stream}", self.served(handlers.events, "events")),
+        )
 
     async def _sees(self, request: Request, vehicle: str) -> Seen:
         """Raises Refuse before anything is read of a vehicle, whether it exists or not."""
@@ -244,8 +268,9 @@ def application(
     clock: Clock = SystemClock(),  # noqa: B008 - it has no state
     access: Open = Open(),  # noqa: B008 - nor has it
     classes: Sequence[int] = CLASSES,
+    asked: Streams | None = None,
 ) -> ASGIApp:
-    """The ASGI application."""
+    """The ASGI application; without `asked` there are no streams of many vehicles."""
     origin = Origin(live, settings, hold, hold_poll, last_ids, clock, access, classes)
     things = f"/v1/{settings.noun}"
     app = Starlette(
@@ -253,6 +278,7 @@ def application(
             Route(things, origin.served(origin.fleet, "fleet")),
             Route(f"{things}/{{vehicle}}", origin.served(origin.latest, "latest")),
             Route(f"{things}/{{vehicle}}/events", origin.served(origin.events, "events")),
+            *(origin.many(asked) if asked is not None else ()),
             Route("/next/{link:int}", origin.served(origin.next, "next")),
             *(
                 tickets.routes(access, clock, secure=bool(settings.front_cert))

@@ -22,9 +22,11 @@ _LONGEST_NAME = 256
 _EVERYTHING = "*"
 _NONE = "-"
 BY_CLAIM, BY_RESOLVER, BY_FLEET = "v", "r", "f-"
-"""What lets a vehicle be seen: the claim `vehicles`, a resolver, or a fleet, whose name follows."""
+"""What lets a vehicle be seen: the claim `vehicles`, a resolver, or a fleet, whose name follows. Several vehicles of one stream
+may be of several fleets, whose names have dots between them."""
+MOST_FLEETS = 8
 _CREDENTIAL = re.compile(
-    r"as/([0-9a-f]{20})\.([0-9a-f]{20}|-)\.([0-9]{1,12})\.([0-9]{1,12})\.(v|r|f-[A-Za-z0-9_-]{1,64})/\Z"
+    r"as/([0-9a-f]{20})\.([0-9a-f]{20}|-)\.([0-9]{1,12})\.([0-9]{1,12})\.(v|r|f-[A-Za-z0-9_-]{1,64}(?:\.[A-Za-z0-9_-]{1,64}){0,7})/\Z"
 )
 
 
@@ -53,7 +55,7 @@ class Seen(NamedTuple):
 
 
 class Credential(NamedTuple):
-    """What a stream's own channel says of whose it is. `by` is what let it see the vehicle."""
+    """What a stream's own channel says of whose it is. `by` is what let it see the vehicle, or all its vehicles."""
 
     user: str
     token: str
@@ -65,6 +67,15 @@ class Credential(NamedTuple):
     def channel(self) -> str:
         """Its name, which `credential` reads."""
         return f"as/{self.user}.{self.token or _NONE}.{self.issued}.{self.until}.{self.by}/"
+
+    @property
+    def fleets(self) -> frozenset[str]:
+        """In one of which a vehicle must be to be seen; empty if not by a fleet."""
+        return (
+            frozenset(self.by.removeprefix(BY_FLEET).split("."))
+            if self.by.startswith(BY_FLEET)
+            else frozenset()
+        )
 
     @property
     def seen(self) -> Seen:

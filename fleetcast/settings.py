@@ -120,6 +120,8 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What states and windows together may take before commits wait: 10 minutes of updates, and the states."""
     rejected_bytes: Count = 1_000_000_000
     """What REJECTED may hold before consumption waits for somebody to look at it."""
+    streams_bytes: Count = 256_000_000
+    """What the streams of many vehicles that apps asked for may take before the oldest give way: some 80 kB the largest."""
     duplicate_window: Seconds = 120.0
     """How long the queue itself recognises a repeated packet; nats-server forgets it when it restarts. The states recognise
     the last 64 of a vehicle for ever."""
@@ -198,6 +200,8 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The key by which origins sign tickets. 32 or more of A-Z a-z 0-9 _ -. Empty: `up` makes one and keeps it in `data`."""
     revoked_seconds: Seconds = 2_592_000.0
     """How long a revocation is kept, and so the most that an app token may have left: 30 days."""
+    streams_seconds: Annotated[float, msgspec.Meta(ge=1, le=86_400)] = 3600.0
+    """How long a stream of many vehicles can be opened after it was asked for. One that is open goes on."""
 
     # The edge
     window: Seconds = 600.0

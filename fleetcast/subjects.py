@@ -12,6 +12,7 @@ calm           v/<vehicle>/<view>.<seconds>/   of a calm stream of that class (`
 long-polls     poll/<channel>        of those who long-poll what that channel carries
 control        ctl/<NN>/             every stream's second channel, without a chain, so that it can be closed
 revocations    $KV.REVOKED.<kind>.<digest>                                             in stream KV_REVOKED, a KV bucket
+many vehicles  $KV.STREAMS.<id>     what a stream was asked to hold                     in stream KV_STREAMS, a KV bucket
 credential     as/<who>.<token>.<issued>.<until>.<by>/   with a chain that never goes on: so the edge's next link names it
                who/<digest>/, tok/<digest>/, exp/<second>/   without one: what the streams of a credential are closed by
 """
@@ -26,6 +27,7 @@ LIVE = "LIVE"
 REJECTED = "REJECTED"
 REGISTRY = "KV_VEHICLES"
 REVOKED = "KV_REVOKED"
+STREAMS = "KV_STREAMS"
 RETAINED = "$MQTT_rmsgs"
 """nats-server's own, if it has an MQTT door: the last message of each topic that was published to be retained."""
 RESTORING = "RESTORING"
@@ -144,6 +146,11 @@ def registry_subject(vehicle: str) -> str:
 def revoked_subject(key: str) -> str:
     """Where a revocation is, as `nats kv get REVOKED <key>` finds it."""
     return f"$KV.REVOKED.{key}"
+
+
+def stream_subject(name: str) -> str:
+    """Where it is kept what a stream of many vehicles holds, as `nats kv get STREAMS <id>` finds it."""
+    return f"$KV.STREAMS.{name}"
 
 
 def everything_of(vehicle: str) -> tuple[tuple[str, str, str], ...]:

@@ -40,6 +40,7 @@ from fleetcast.closing import Closing
 from fleetcast.consume import Consumer
 from fleetcast.edge import Edge
 from fleetcast.errors import Unusable
+from fleetcast.fleets import Fleets
 from fleetcast.jetstream import Connection, connect, provisioned, takes_packets
 from fleetcast.known import Known, refuses_unknown
 from fleetcast.live import Live
@@ -49,6 +50,7 @@ from fleetcast.nats_live import NatsLive
 from fleetcast.nats_queue import NatsQueue
 from fleetcast.nats_registry import NatsRegistry
 from fleetcast.nats_revoked import Follower
+from fleetcast.nats_streams import NatsStreams
 from fleetcast.nats_system import System
 from fleetcast.queue import Queue
 from fleetcast.registry import Registry
@@ -192,6 +194,7 @@ async def run_origin(settings: Settings, seams: Seams = _AS_THEY_ARE) -> None:
         last_ids=pushpin.last_ids,
         clock=seams.clock,
         access=guard,
+        asked=NatsStreams(connection),
     )
     await _serve(
         settings, "origin", {"live": live.epoch}, app, "127.0.0.1", settings.origin_port, life=following
@@ -203,9 +206,9 @@ async def _guard(
     settings: Settings, connection: Connection, clock: Clock
 ) -> tuple[access.Open, Callable[[], Coroutine[None, None, None]] | None]:
     """Who may see what, once all revocations are known, and what keeps them known."""
-    if not settings.app_keys:
-        return access.Open(), None
     registry, revoked = make_registry(connection, settings), Revoked()
+    if not settings.app_keys:
+        return access.Open(Fleets(registry, clock)), None
     resolve = access.load_resolver(settings.app_resolver) if settings.app_resolver else None
     guard = access.Guarded(settings, Known(registry, clock), registry, revoked, clock, resolve)
     follower = Follower(connection, lambda entries: revoked.take(entries, clock.now()))

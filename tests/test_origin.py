@@ -420,7 +420,12 @@ async def test_a_loss_is_told_and_a_snapshot_follows(
     reset, following = events(answer)
     assert reset.event == "reset"
     assert reset.id == ""  # a phone that breaks off here comes back with the id that it had
-    assert msgspec.json.decode(reset.data) == {"reason": reason, "from": last, "to": f"{EPOCH}-7"}
+    assert msgspec.json.decode(reset.data) == {
+            "vehicle": "car",
+            "reason": reason,
+            "from": last,
+            "to": f"{EPOCH}-7",
+        }
     assert following == Event("snapshot", encoded(snapshot(live.states["car"][-1])), f"{EPOCH}-7")
     assert grip(answer)[1] == ("Grip-Channel", f"v/car/all/; prev-id={EPOCH}-7")
 

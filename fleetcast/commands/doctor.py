@@ -26,7 +26,7 @@ from fleetcast.errors import FleetcastError, Unusable
 from fleetcast.layout import with_edges
 from fleetcast.machine import nats_server, search_path
 from fleetcast.settings import Settings
-from fleetcast.subjects import LIVE, PACKETS, REGISTRY, REJECTED, REVOKED
+from fleetcast.subjects import LIVE, PACKETS, REGISTRY, REJECTED, REVOKED, STREAMS
 from fleetcast.traps import Finding
 
 _TEXT = """Says what is missing or misconfigured, and how to mend it; changes nothing. Exit status 1 if something is wrong.
@@ -134,7 +134,7 @@ def _machine(settings: Settings) -> Iterator[Finding]:
     yield Finding(
         well, f"data in {folder}", "" if well else f"{existing} cannot be written to: use --data DIR"
     )
-    limit = settings.queue_bytes + settings.live_bytes + settings.rejected_bytes
+    limit = settings.queue_bytes + settings.live_bytes + settings.rejected_bytes + settings.streams_bytes
     free = shutil.disk_usage(existing).free
     mend = (
         ""
@@ -212,7 +212,7 @@ async def _streams(settings: Settings) -> list[Finding]:
         return findings
     connection = await jetstream.connect(settings, "fleetcast-doctor")
     try:
-        for name in (PACKETS, LIVE, REJECTED, REGISTRY, REVOKED):
+        for name in (PACKETS, LIVE, REJECTED, REGISTRY, REVOKED, STREAMS):
             try:
                 info = await connection.api(f"STREAM.INFO.{name}")
                 if name == LIVE:
@@ -223,6 +223,7 @@ async def _streams(settings: Settings) -> list[Finding]:
                         REJECTED: jetstream.rejected_config,
                         REGISTRY: jetstream.registry_config,
                         REVOKED: jetstream.revoked_config,
+                        STREAMS: jetstream.streams_config,
                     }[name](settings)
             except FleetcastError as error:
                 findings.append(
@@ -231,7 +232,7 @@ async def _streams(settings: Settings) -> list[Finding]:
                 continue
             found = [*traps.stream(name, info["config"], wanted), *traps.copies(name, info)]
             used, limit = info["state"]["bytes"], info["config"]["max_bytes"]
-            if limit > 0 and used > 0.8 * limit:
+            if limit > 0 and used > 0.8 * limit and wanted["discard"] == "new":
                 mend = "it refuses when full: see why it is not emptied, or raise its limit"
                 found.append(Finding(well=False, what=f"stream {name} is {used / limit:.0%} full", mend=mend))
             findings += found or [
