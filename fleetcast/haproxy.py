@@ -18,6 +18,7 @@ from fleetcast.settings import Settings
 
 _INNER_CONNECTIONS = 500
 _OPENING = 64  # new streams at a time that the edge has not answered: its queues hold 100
+_BUFFER = 98_304  # bytes that all headers of a message must fit into; one of 400 vehicles has up to 72,000
 _PAGE = 500  # streams of one HTTP/2 connection; HAProxy's default is 100
 _RESERVE = 400  # HAProxy's own files: listeners, checks, logs, its stats socket
 _EDGE = "check inter 1s fall 2 rise 2 on-marked-down shutdown-sessions"
@@ -141,9 +142,9 @@ global
     setenv FLEETCAST_OPENING {_OPENING}
     lua-load {folder}/pace.lua
     hard-stop-after 5s
-    # A stream of 400 vehicles is 400 headers of up to 180 bytes between edge and origin. An idle stream holds no buffer.
+    # A stream of 400 vehicles is 400 headers of up to 180 bytes between edge and origin.
     tune.http.maxhdr 600
-    tune.bufsize 131072
+    tune.bufsize {_BUFFER}
     tune.h2.max-concurrent-streams {_PAGE}
 
 defaults
@@ -194,6 +195,9 @@ frontend front
 
 backend streams
     balance leastconn
+    # Not after an empty response too, as elsewhere: for that HAProxy would keep a buffer with the request, as long as the stream
+    # is open. The phone is told to come back.
+    retry-on conn-failure
 {check} {_STREAMS} maxconn {settings.edge_connections}
     # A browser's EventSource gives up for good on any status but 200: a temporary failure is told in band.
 {unavailable}
