@@ -195,8 +195,8 @@ frontend front
 
 backend streams
     balance leastconn
-    # Not after an empty response too, as elsewhere: for that HAProxy would keep a buffer with the request, as long as the stream
-    # is open. The phone is told to come back.
+    # Not after an empty response, as elsewhere: for that HAProxy would keep the request in a buffer as long as the stream is
+    # open. The phone is told to come back.
     retry-on conn-failure
 {check} {_STREAMS} maxconn {settings.edge_connections}
     # A browser's EventSource gives up for good on any status but 200: a temporary failure is told in band.

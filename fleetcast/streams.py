@@ -115,7 +115,9 @@ class ManyVehicles:
         if last:
             metrics.RESETS.labels(MANY, "phone").inc()
             body = reset_event(MANY, last, "") + body
-        chains = [(channel(one, view.name, every), at) for one, (_, at) in zip(stream.vehicles, parts, strict=True)]
+        chains = [
+            (channel(one, view.name, every), at) for one, (_, at) in zip(stream.vehicles, parts, strict=True)
+        ]
         return self._held(body, chains, seen)
 
     def _view(self, name: str) -> View:

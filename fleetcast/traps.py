@@ -13,10 +13,12 @@ from typing import Any
 
 import msgspec
 
+from fleetcast.many import MOST
 from fleetcast.pushpin import client_maxconn
 from fleetcast.settings import Settings
 
 _EPHEMERAL = 32768
+_HEAD = 73_000  # bytes of the longest head between edge and origin: a stream of 400 vehicles
 _PAGE = 200  # streams that a page may well have
 
 
@@ -85,7 +87,7 @@ def pushpin(text: str, routes: str, settings: Settings) -> Iterator[Finding]:
         f"Pushpin stops altogether when it is reached: set at least {client_maxconn(settings)}",
     )
     yield check(
-        number("handler", "connection_subscription_max", 20) >= 400,
+        number("handler", "connection_subscription_max", 20) >= MOST + 10,
         "connection_subscription_max=500",
         "channels beyond it are cut silently",
     )
@@ -172,6 +174,15 @@ def haproxy(text: str, settings: Settings) -> Iterator[Finding]:
         "long-polls have a backend of their own",
         "held among the plain requests they fill that pool: use_backend polls if … { url_param(wait) -m found }",
     )
+    for name, default, least in (("http.maxhdr", 101, MOST + 50), ("bufsize", 16_384, _HEAD)):
+        found = re.search(rf"^\s*tune\.{name}\s+(\d+)", text, re.MULTILINE)
+        well = (int(found[1]) if found else default) >= least
+        mend = (
+            ""
+            if well
+            else f"a stream of {MOST} vehicles does not pass, where it balances origins: set at least {least}"
+        )
+        yield Finding(well, f"haproxy: tune.{name} of at least {least}", mend)
     edges = re.findall(r"^\s*default-server check .*on-marked-down.*", text, re.MULTILINE)
     limits = [int(found[1]) for line in edges if (found := re.search(r"\bmaxconn (\d+)", line))]
     well = 0 < len(limits) == len(edges) and sum(limits) < client_maxconn(settings)

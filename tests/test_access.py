@@ -23,6 +23,7 @@ from fleetcast.auth import Unproven
 from fleetcast.closing import Closing
 from fleetcast.errors import Unusable
 from fleetcast.known import Known
+from fleetcast.many import Stream
 from fleetcast.nats_revoked import Follower, everything, put
 from fleetcast.origin import application
 from fleetcast.registry import Vehicle
@@ -53,6 +54,19 @@ class Hand:
         return self.time
 
 
+class KeptStreams:
+    """`many.Streams` in memory."""
+
+    def __init__(self) -> None:
+        self.kept: dict[str, tuple[Stream, float]] = {}
+
+    async def put(self, name: str, stream: Stream, seconds: float) -> None:
+        self.kept[name] = stream, seconds
+
+    async def get(self, name: str) -> Stream | None:
+        return self.kept[name][0] if name in self.kept else None
+
+
 class Ground:
     """An origin with keys, in this process: four cars, of which car-3 is in the fleet north, car-4 in south."""
 
@@ -67,7 +81,7 @@ class Ground:
             self.registry.vehicles[vehicle] = Vehicle(vehicle)
         for vehicle, fleet in (("car-3", "north"), ("car-4", "south")):
             self.registry.vehicles[vehicle] = Vehicle(vehicle, (fleet,))
-        known = Known(self.registry, self.clock)
+        known, self.streams = Known(self.registry, self.clock), KeptStreams()
         self.access = Guarded(self.settings, known, self.registry, self.revoked, self.clock, resolve)
         app = application(
             self.live,
@@ -80,6 +94,7 @@ class Ground:
             last_ids=pushpin.last_ids,
             clock=self.clock,
             access=self.access,
+            asked=self.streams,
         )
         self.client = httpx2.AsyncClient(
             transport=httpx2.ASGITransport(app=app),
@@ -132,7 +147,13 @@ digests = st.text("0123456789abcdef", min_size=20, max_size=20)
 moments = st.integers(0, 10**11)
 
 
-@given(digests, digests | st.just(""), moments, moments, st.sampled_from(["v", "r", "f-north", "f-A_-9"]))
+@given(
+    digests,
+    digests | st.just(""),
+    moments,
+    moments,
+    st.sampled_from(["v", "r", "f-north", "f-A_-9", "f-a.b.c"]),
+)
 def test_a_credential_survives_the_channel_that_names_it(
     user: str, token: str, issued: int, ends: int, by: str
 ) -> None:

@@ -86,6 +86,8 @@ def test_debians_own_pushpin_configuration_is_full_of_traps() -> None:
         (r" maxconn 3500", "", "maxconn"),
         (r"timeout client \d+s", "timeout client 20s", "timeout client"),
         (r"timeout server \d+s", "timeout server 20000", "timeout server"),
+        (r"tune\.bufsize \d+", "", "tune.bufsize"),
+        (r"tune\.http\.maxhdr \d+", "tune.http.maxhdr 400", "tune.http.maxhdr"),
     ],
 )
 def test_each_trap_of_haproxy_is_seen(line: str, instead: str, said: str) -> None:

@@ -324,7 +324,7 @@ async def test_a_view_whose_last_update_is_old_is_not_expired_for_all_that_came_
 async def test_an_id_that_is_not_of_this_view_is_told_so(edge: httpx2.AsyncClient, last: str) -> None:
     answer = await edge.get("/v1/vehicles/car/events?view=own", headers={"Last-Event-ID": last})
     reset, shown = events(answer)
-    word = {"reason": "foreign", "from": last, "to": name(3)}
+    word = {"vehicle": "car", "reason": "foreign", "from": last, "to": name(3)}
     assert (reset.event, msgspec.json.decode(reset.data)) == ("reset", word)
     assert (shown.event, shown.id, msgspec.json.decode(shown.data)) == ("snapshot", name(3), LATEST)
     back = await edge.get("/v1/vehicles/car/events", headers={"Last-Event-ID": name(3)})

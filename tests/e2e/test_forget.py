@@ -138,7 +138,8 @@ async def test_a_forgotten_vehicle_leaves_nothing_and_begins_anew_and_its_phones
         assert first["signals"].keys() == {"Test.Number"}, "nothing of before"
         reset, snapshot = await watches.take(2)
         assert names([reset, snapshot]) == ["reset", "snapshot"]
-        assert data(reset) == {"reason": "foreign", "from": old, "to": snapshot.id}
+        word = {"vehicle": "sold", "reason": "foreign", "from": old, "to": snapshot.id}
+        assert data(reset) == word
         if data(snapshot)["version"] == 0:  # told by the poll, before it sent again
             assert await watches.versions(1) == [1]
         else:

@@ -161,7 +161,7 @@ async def test_haproxy_is_patient_though_keep_alives_are_frequent() -> None:
                 return False
             assert told[0] == {
                 "event": "reset",
-                "data": {"reason": "expired", "from": phone.last, "to": told[1]["id"]},
+                "data": {"vehicle": "patient", "reason": "expired", "from": phone.last, "to": told[1]["id"]},
             }
             assert (told[1]["event"], told[1]["data"]["version"]) == ("snapshot", 2)
             return True

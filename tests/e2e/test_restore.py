@@ -45,7 +45,8 @@ def told(events: list[sse.Event], last: str, epoch: str, version: int) -> None:
     assert names(events) == ["reset", "snapshot"]
     at = events[1].id
     assert (epoch_of(events[1]), at.rpartition("-")[2]) == (epoch, str(version))
-    assert data(events[0]) == {"reason": "foreign", "from": last, "to": at}
+    word = {"vehicle": data(events[1])["vehicle"], "reason": "foreign", "from": last, "to": at}
+    assert data(events[0]) == word
     assert data(events[1])["version"] == version
 
 

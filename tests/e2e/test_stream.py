@@ -259,7 +259,8 @@ async def test_an_id_that_is_not_ours_is_reset_as_foreign(here: Site, forged: Ca
     last = forged(epoch)
     events = await here.read("foreign", last)
     assert names(events) == ["reset", "snapshot"]
-    assert data(events[0]) == {"reason": "foreign", "from": last[:80], "to": f"{epoch}-2"}
+    word = {"vehicle": "foreign", "reason": "foreign", "from": last[:80], "to": f"{epoch}-2"}
+    assert data(events[0]) == word
     assert events[1].id == f"{epoch}-2"
     assert data(events[1]) == await here.latest("foreign")
 
