@@ -5,16 +5,20 @@ edge replicas that listen (of each view that they touch and somebody watches), t
 any point repeats work and loses none. What can never be applied goes to REJECTED with the reason and blocks nothing. For
 everything unexpected there is one way back, `_recover`: forget what is held, reset the partitions, publish again the latest of
 what is watched.
+
+Between the batches the vehicles that have been silent for too long are told (`statuses`): committed and published as a packet's
+update is. One that comes back is live by the same commit as its packet, a version earlier.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 
+import msgspec
 import structlog
 
 from fleetcast import metrics
@@ -30,11 +34,13 @@ from fleetcast.poison import Outcome, Watch
 from fleetcast.publisher import Publisher, Watched
 from fleetcast.queue import Delivery, Queue
 from fleetcast.settings import Settings
+from fleetcast.silence import LIVE, Turn
 from fleetcast.skew import believed
 from fleetcast.state import Named, State, apply, stored_already
+from fleetcast.statuses import Every, Statuses
 from fleetcast.subjects import partition
 from fleetcast.tally import Tallies
-from fleetcast.update import Update, diff
+from fleetcast.update import Update, diff, turned
 from fleetcast.views import Views
 
 log = structlog.get_logger()
@@ -63,8 +69,20 @@ class _Folded:
         self.rejected.append((delivery, reason))
         self.handled.append((delivery.vehicle, True))
 
-    def apply(self, before: State, after: State, packet: Packet, views: Views, *, skewed: bool) -> None:
-        """It leads from one state to the next; if they are the same it is a repeat, under another position."""
+    def apply(
+        self,
+        before: State,
+        after: State,
+        packet: Packet,
+        views: Views,
+        *,
+        skewed: bool,
+        back: Update | None = None,
+    ) -> None:
+        """It leads from one state to the next; if they are the same it is a repeat, under another position.
+
+        `back`: by which the vehicle became live before it.
+        """
         vehicle = packet.vehicle
         self.handled.append((vehicle, False))
         if after is before:
@@ -73,7 +91,10 @@ class _Folded:
         after, update = views.chained(before, after, diff(before, after))
         self.states[vehicle] = after
         self.sent[vehicle] = packet
-        self.updates.setdefault(vehicle, []).append(update)
+        updates = self.updates.setdefault(vehicle, [])
+        if back is not None:
+            updates.append(back)
+        updates.append(update)
         if (after.boot, after.seq) == (before.boot, before.seq):
             self.late.append(vehicle)
         if skewed:
@@ -93,6 +114,7 @@ class Consumer:
         settings: Settings,
         clock: Clock,
         classes: Sequence[int] = CLASSES,
+        every: Every | None = None,
     ) -> None:
         self._queue = queue
         self._live = live
@@ -104,6 +126,7 @@ class Consumer:
         self._publisher = Publisher(live, edge, self._views, clock, classes)
         self._held: OrderedDict[str, Held] = OrderedDict()
         self._stopping = asyncio.Event()
+        self._statuses = Statuses(queue, live, settings, every)
         self._watch = Watch(settings.poison_packets, settings.poison_vehicles)
         self.traces = Traces(settings.state_cache)
         self.tallies = Tallies(settings.state_cache, rfc3339(clock.now()))
@@ -113,6 +136,7 @@ class Consumer:
     async def run(self) -> None:
         """Until `stop`: what is in hand then is finished. Or until nearly everything is being rejected."""
         keeping_calm = asyncio.create_task(self._publisher.keep_calm())
+        beside = asyncio.create_task(self._statuses.run())
         try:
             await self._work()
             await self._publisher.end_buckets(grace=0)
@@ -125,8 +149,9 @@ class Consumer:
                 reason=self.poisoned,
             )
         finally:
-            keeping_calm.cancel()
-            await asyncio.gather(keeping_calm, return_exceptions=True)
+            for task in (keeping_calm, beside):
+                task.cancel()
+            await asyncio.gather(keeping_calm, beside, return_exceptions=True)
 
     async def _work(self) -> None:
         failures = 0
@@ -141,6 +166,7 @@ class Consumer:
                 continue
             try:
                 await (self.handle if whole else self._vehicle_by_vehicle)(batch)
+                await self._tell(most)
                 failures = 0
             except Recover as why:
                 await self._recover(why)
@@ -166,6 +192,7 @@ class Consumer:
         """The vehicle was erased from the streams: nothing of it is kept here either."""
         self._held.pop(vehicle, None)
         self._publisher.forget(vehicle)
+        self._statuses.forget(vehicle)
         self.traces.forget(vehicle)
 
     async def _pause(self, failures: int) -> None:
@@ -178,15 +205,17 @@ class Consumer:
                     await self._stopping.wait()
 
     async def _pull(self, most: int) -> Sequence[Delivery]:
-        """A batch, or nothing when it is time to stop; what was pulled in that moment comes again to the next owner."""
+        """A batch, or nothing when it is time to stop, or to tell that somebody is silent."""
         pulling = asyncio.create_task(self._queue.pull(most))
-        stopping = asyncio.create_task(self._stopping.wait())
+        others = [asyncio.create_task(one.wait()) for one in (self._stopping, self._statuses.waiting)]
         try:
-            await asyncio.wait({pulling, stopping}, return_when=asyncio.FIRST_COMPLETED)
-            return pulling.result() if pulling.done() else ()
+            await asyncio.wait({pulling, *others}, return_when=asyncio.FIRST_COMPLETED)
         finally:
-            pulling.cancel()
-            stopping.cancel()
+            for task in (pulling, *others):
+                task.cancel()
+        # Waited for: it may have had a batch in this moment, which then is handled; nothing that was pulled is let go.
+        await asyncio.wait({pulling, *others})
+        return () if pulling.cancelled() else pulling.result()
 
     async def handle(self, batch: Sequence[Delivery]) -> None:
         """The flow. Raises Recover, or Poisoned before anything of the batch is rejected.
@@ -208,6 +237,7 @@ class Consumer:
             ]
             self._keep(changes, await self._live.commit(changes, self._publisher.epoch))
             committed = self._clock.now()
+            self._hear(batch, folded)
             await self._publisher.publish(changes)
             await self._publisher.publish_latest(self._passed_over(folded))
             await self._queue.ack(batch)
@@ -235,6 +265,7 @@ class Consumer:
                 ahead, behind = self._settings.clock_ahead, self._settings.clock_behind
                 timed = believed(packet, received, ahead, behind)
                 stored_at = rfc3339(delivery.stored)
+                before, back = self._greeted(before, stored_at)
                 after = apply(
                     before, timed, delivery.incarnation, delivery.position, stored_at, self._enrichers
                 )
@@ -245,8 +276,66 @@ class Consumer:
                 log.exception("cannot handle a packet", vehicle=delivery.vehicle, packet=delivery.position)
                 folded.reject(delivery, f"cannot be handled: {type(bug).__name__}: {bug}")
                 continue
-            folded.apply(before, after, packet, self._views, skewed=timed is not packet)
+            folded.apply(before, after, packet, self._views, skewed=timed is not packet, back=back)
         return folded
+
+    def _greeted(self, state: State, stored_at: str) -> tuple[State, Update | None]:
+        """The state that a packet stored now is to be applied to: live; and the update by which it became so, if it was not.
+
+        Nobody need be told that one is who was never said not to be.
+        """
+        if state.status == LIVE or (not state.status and not self._statuses.kept(state.vehicle)):
+            return state, None
+        if not state.status:
+            return msgspec.structs.replace(state, status=LIVE, since=stored_at), None
+        return self._views.all_chained(state, *turned(state, LIVE, stored_at, heard=stored_at))
+
+    def _hear(self, batch: Sequence[Delivery], folded: _Folded) -> None:
+        for delivery in batch:
+            if delivery.vehicle in folded.updates:
+                self._statuses.heard(delivery.vehicle, delivery.partition, delivery.stored)
+
+    async def _tell(self, most: int) -> None:
+        """Those that have been silent for too long, some at a time. Raises Recover."""
+        if not (vehicles := self._statuses.take(most)):
+            return
+        try:
+            held = await self._load(vehicles)
+            if turns := self._statuses.judge(one.state for one in held.values()):
+                await self._turn(turns, held)
+        except (Fenced, Unavailable) as why:
+            self._statuses.again(vehicles)
+            count = self._settings.partitions
+            raise Recover(str(why), {partition(vehicle, count) for vehicle in vehicles}) from why
+
+    async def _turn(self, turns: Sequence[tuple[State, Turn]], held: Mapping[str, Held]) -> None:
+        changes = []
+        for state, turn in turns:
+            after, update = self._views.all_chained(state, *turned(state, turn.status, rfc3339(turn.since)))
+            changes.append(Change(after, held[state.vehicle].revision, [update]))
+        try:
+            revisions = await self._live.commit(changes, self._publisher.epoch)
+        except Refused as why:
+            if len(turns) > 1:
+                for one in turns:
+                    await self._turn([one], held)
+                return
+            # It has no room for a status: said once, and not again before it is heard.
+            log.warning("status not told", vehicle=turns[0][0].vehicle, reason=str(why))
+            self._statuses.settled(changes[0].state)
+            return
+        # Only those that were held: of many that fell silent long ago none is worth the place of one that sends.
+        kept = [
+            (change, r)
+            for change, r in zip(changes, revisions, strict=True)
+            if change.state.vehicle in self._held
+        ]
+        self._keep([change for change, _ in kept], [revision for _, revision in kept])
+        for change in changes:
+            self._statuses.settled(change.state)
+            metrics.STATUSES.labels(change.state.status).inc()
+            log.debug("status", vehicle=change.state.vehicle, status=change.state.status)
+        await self._publisher.publish(changes)
 
     def _look_out(self, batch: Sequence[Outcome]) -> None:
         if why := self._watch.poisoned(batch):
@@ -293,7 +382,10 @@ class Consumer:
 
     def _count(self, batch: Sequence[Delivery], folded: _Folded) -> None:
         self._watch.handled(folded.handled)
-        applied = sum(len(updates) for updates in folded.updates.values())
+        updates = [update for updates in folded.updates.values() for update in updates]
+        back = sum(1 for update in updates if update.status)
+        applied = len(updates) - back
+        metrics.STATUSES.labels(LIVE).inc(back)
         metrics.APPLIED.inc(applied)
         metrics.REPEATED.inc(len(batch) - applied - len(folded.rejected))
         metrics.LATE.inc(len(folded.late))
@@ -367,6 +459,7 @@ class Consumer:
         count, partitions = self._settings.partitions, why.partitions
         for vehicle in [v for v in self._held if partition(v, count) in partitions]:
             del self._held[vehicle]
+        self._statuses.unseen(partitions)
         for attempt in range(1_000_000):
             try:
                 epoch = await self._live.epoch()
@@ -374,6 +467,7 @@ class Consumer:
                     log.warning("the live state was restored: beginning anew", epoch=epoch)
                     self._held.clear()
                     partitions = frozenset(range(count))
+                    self._statuses.unseen(partitions, restored=True)
                 self._publisher.epoch = epoch
                 await self._queue.reset(partitions)
                 await self._publisher.publish_latest(self._watched(partitions))

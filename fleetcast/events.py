@@ -1,4 +1,4 @@
-"""The events of a stream as its bytes: `snapshot`, `update`, `reset`, `gone`, `unavailable`. Pure.
+"""The events of a stream as its bytes: `snapshot`, `update`, `status`, `reset`, `gone`, `unavailable`. Pure.
 
 Whoever writes events writes them by this, so that a phone gets the same whichever way they come: published, replayed, polled.
 """
@@ -24,7 +24,7 @@ def update_event(update: Update, at: str) -> bytes:
     """What a phone of the view gets of an update; `at` is the id that it leads to."""
     if update.urgent:
         update = msgspec.structs.replace(update, urgent=())
-    return sse.event("update", msgspec.json.encode(update), at)
+    return sse.event("status" if update.status else "update", msgspec.json.encode(update), at)
 
 
 def reset_event(reason: str, last: str, to: str, vehicle: str = "") -> bytes:

@@ -81,7 +81,7 @@ def hops(known: Known) -> list[tuple[str, str, str]]:
     state, trace = known.state, known.trace
     if state.version == 0:
         return []
-    if trace is None or trace.version < state.version:
+    if trace is None or (trace.version < state.version and trace.position != state.position):
         return [
             ("stored", state.updated_at, f"at position {state.position}; its further way is not remembered")
         ]

@@ -52,6 +52,9 @@ class Live(Protocol):
     async def vehicles(self) -> Sequence[str]:
         """All vehicles that ever sent, in order of their ids."""
 
+    async def latest_of(self, vehicles: Sequence[str]) -> Sequence[State]:
+        """The latest states of these that ever sent, not stale, in any order: for many at once, cheaper than `latest`."""
+
     async def since(
         self, vehicle: str, version: int, *, leader: bool = False, view: View = EVERYTHING
     ) -> tuple[State, Sequence[Update]]:

@@ -42,6 +42,8 @@ APPLIED = Counter("fleetcast_applied_total", "Packets applied to a state: one ve
 REPEATED = Counter(
     "fleetcast_repeated_total", "Packets that a state already included, and that were only acked"
 )
+# Statuses follows the fleet's comings and goings; quiet rising for all at once is an outage, ours or the network's.
+STATUSES = Counter("fleetcast_statuses_total", "Changes of vehicles' status that were committed", ["status"])
 REJECTED = Counter("fleetcast_rejected_total", "Packets put into REJECTED")
 LATE = Counter("fleetcast_late_total", "Packets applied after a newer one of their vehicle")
 SKEWED = Counter("fleetcast_skewed_total", "Packets applied with a time that was not believed")

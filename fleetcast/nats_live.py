@@ -83,6 +83,14 @@ class NatsLive:
             if not subjects or len(found) >= info.get("total", 0):
                 return sorted(found)
 
+    async def latest_of(self, vehicles: Sequence[str]) -> Sequence[State]:
+        """One request, if there are no copies that may lag."""
+        names = [state_subject(vehicle) for vehicle in vehicles]
+        found = await self._multi(names) if self._settings.replicas == 1 else None
+        if found is None:
+            found = await self._each_from_leader(names)
+        return [_decode(_STATE, data) for data in found.values()]
+
     async def since(
         self, vehicle: str, version: int, *, leader: bool = False, view: View = EVERYTHING
     ) -> tuple[State, Sequence[Update]]:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from os import getpid
 
@@ -23,7 +23,7 @@ from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 
 from fleetcast import metrics
-from fleetcast.clock import Clock, rfc3339
+from fleetcast.clock import Clock, rfc3339, seconds
 from fleetcast.errors import Recover, Unavailable
 from fleetcast.inflate import sniffed
 from fleetcast.jetstream import (
@@ -61,6 +61,7 @@ _HEARTBEAT = 1.0
 _PULL_BYTES = 6_000_000  # above the server's max_payload, or a large message could never be delivered
 _HELLO = 0.3
 _LEAVE = 2.0
+_TIME = 10.0
 
 
 _NONE = Generation("none", [(0, "")])
@@ -87,6 +88,12 @@ class _Partition:
         self.reset = False
         self.session = 0
         self.generation = _NONE
+        self.level = False  # whether nothing was left in the queue when it was heard of last
+        self.given = 0.0  # when what was given out last was stored
+
+    def waits(self, now: float) -> bool:
+        """Whether all that is in the queue was given out: nothing was left, and anything that is new would have come."""
+        return self.level and not self.buffer and self.outstanding > 0 and now - self.heard < 3 * _HEARTBEAT
 
     def hold(self, delivery: Delivery, sequence: int, pin: str) -> None:
         """Takes a delivery in. Raises _Lost."""
@@ -111,6 +118,7 @@ class NatsQueue:
         self._settings = settings
         self._clock = clock
         self._partitions: dict[int, _Partition] = {}
+        self._ahead = clock.now() - clock.monotonic()
         self._wake = asyncio.Event()
         self._tend = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
@@ -156,7 +164,8 @@ class NatsQueue:
         await self._say(joining=True)
         await asyncio.sleep(_HELLO)
         self._tend.set()
-        self._tasks = [asyncio.create_task(self._keep_saying()), asyncio.create_task(self._keep_tending())]
+        keeping = (self._keep_saying(), self._keep_tending(), self._keep_time())
+        self._tasks = [asyncio.create_task(one) for one in keeping]
 
     async def leave(self) -> None:
         """Hands the partitions over at once. What was not acked comes again, to the next owner."""
@@ -269,11 +278,34 @@ class NatsQueue:
                 for partition in full:
                     count = min(share, len(partition.buffer), most - len(taken))
                     taken += [partition.buffer.popleft() for _ in range(count)]
+                    if count:
+                        partition.given = taken[-1].stored
                     if not partition.buffer:
                         self._tend.set()
                 return taken
             self._wake.clear()
             await self._wake.wait()
+
+    def handed(self) -> Mapping[int, float]:
+        """Up to now where a pull is under way and the server has nothing to answer it with; else up to what was given last."""
+        monotonic = self._clock.monotonic()
+        now = self._ahead + monotonic
+        return {
+            number: 0.0
+            if partition.broken is not None
+            else now
+            if partition.waits(monotonic)
+            else partition.given
+            for number, partition in self._partitions.items()
+        }
+
+    async def _keep_time(self) -> None:
+        """The server's clock, which stamps what it stores: ours may be wrong, and all cars would be taken for silent."""
+        while True:
+            with suppress(Unavailable, ApiError, KeyError, ValueError):
+                info = await self._connection.api(f"STREAM.INFO.{PACKETS}")
+                self._ahead = seconds(info["ts"]) - self._clock.monotonic()
+            await asyncio.sleep(_TIME)
 
     async def ack(self, deliveries: Iterable[Delivery]) -> None:
         """Sent, not waited for: a lost ack means a redelivery, which the state recognises."""
@@ -324,6 +356,7 @@ class NatsQueue:
         partition.buffer.extend(left)
         partition.last_position = 0
         partition.outstanding = 0
+        partition.level, partition.given = False, 0.0
         partition.broken = None
 
     async def _unsubscribe(self, partition: _Partition) -> None:
@@ -376,8 +409,9 @@ class NatsQueue:
             if "Status" in headers and not message.data and not message.reply.startswith("$JS.ACK"):
                 self._on_status(partition, headers)
             else:
-                delivery, sequence = _delivery(message, headers, partition.generation)
+                delivery, sequence, pending = _delivery(message, headers, partition.generation)
                 partition.hold(delivery, sequence, headers.get("Nats-Pin-Id", ""))
+                partition.level = pending == 0
                 self._wake.set()
         except _Lost as why:
             self._break(partition, str(why))
@@ -388,6 +422,7 @@ class NatsQueue:
             last = headers.get("Nats-Last-Consumer")
             if partition.pin and last is not None and int(last) >= partition.expected:
                 raise _Lost(f"delivery {last} never came")
+            partition.level = True  # it says so only while it has nothing to give
             return
         # No consumer there, or no longer: the streams were made anew or restored, and what is held is of the old ones.
         if status == "503" or headers.get("Description", "").lower() == "consumer deleted":
@@ -406,7 +441,8 @@ class NatsQueue:
         self._wake.set()
 
 
-def _delivery(message: Msg, headers: dict[str, str], generation: Generation) -> tuple[Delivery, int]:
+def _delivery(message: Msg, headers: dict[str, str], generation: Generation) -> tuple[Delivery, int, int]:
+    """The delivery, its number in the consumer, and how many wait behind it."""
     # $JS.ACK.<stream>.<consumer>.<delivered>.<stream sequence>.<consumer sequence>.<stored, ns>.<pending>
     tokens = message.reply.split(".")
     number, vehicle, form = split_ingest(message.subject)
@@ -423,4 +459,4 @@ def _delivery(message: Msg, headers: dict[str, str], generation: Generation) -> 
         token=message.reply,
         received=first_stored(headers.get(STORED, "")),
     )
-    return delivery, int(tokens[-3])
+    return delivery, int(tokens[-3]), int(tokens[-1])

@@ -7,7 +7,7 @@ to it: after a reset everything not yet acked comes again, in order, and nothing
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 import msgspec
@@ -47,7 +47,14 @@ class Queue(Protocol):
     async def pull(self, most: int) -> Sequence[Delivery]:
         """At least one and at most `most` packets of the partitions that are ours. Waits.
 
-        Raises Recover, always before the first packet of a partition that is newly ours.
+        Raises Recover, always before the first packet of a partition that is newly ours. Cancelled while it waits it has taken
+        nothing.
+        """
+
+    def handed(self) -> Mapping[int, float]:
+        """By partition that is ours: `pull` has given out every packet of it that was stored before this moment.
+
+        In seconds since 1970 by the clock of the queue, as `Delivery.stored` is; 0 of one of which that is not known.
         """
 
     async def ack(self, deliveries: Iterable[Delivery]) -> None:

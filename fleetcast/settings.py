@@ -162,6 +162,15 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Whether a vehicle that is not in the registry may send. Empty: welcome as long as vehicles need not prove who they are
     (open for development), refused otherwise. One that is disabled there is refused in any case."""
 
+    # Status: live, quiet, offline
+    expected_every: Annotated[float, msgspec.Meta(ge=0, le=1e8)] = 60.0
+    """How often a vehicle is expected to send, in seconds, if the registry does not say. 0: a vehicle that is not in the
+    registry has no status."""
+    quiet_after: Annotated[float, msgspec.Meta(ge=1, le=1000)] = 1.5
+    """A vehicle is quiet after so many expected intervals without a packet."""
+    offline_after: Annotated[float, msgspec.Meta(ge=1, le=100_000)] = 10.0
+    """And offline after so many; not less than `quiet_after`."""
+
     # Limits
     max_packet: Annotated[int, msgspec.Meta(ge=1024, le=8_000_000)] = 1_048_576
     """A packet's size, as sent and when inflated."""
@@ -281,6 +290,10 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
                 raise Unusable(f"{name}: is about apps' tokens, which nothing can check without app_keys")
         if self.max_state < self.max_packet:
             raise Unusable(f"max_state: {self.max_state} is less than max_packet ({self.max_packet})")
+        if self.offline_after < self.quiet_after:
+            raise Unusable(
+                f"offline_after: {self.offline_after} is less than quiet_after ({self.quiet_after}): nobody is offline first"
+            )
         if 0 < self.poison_packets < self.poison_vehicles:
             raise Unusable(
                 f"poison_packets: {self.poison_packets} packets are never from {self.poison_vehicles} vehicles"

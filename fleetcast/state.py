@@ -43,7 +43,7 @@ class State(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
 
     vehicle: str
     version: int = 0
-    """Counts the applied packets: 1, 2, 3, …; 0 is a vehicle that never sent."""
+    """Counts the updates, 1, 2, 3, …: applied packets, and changes of status; 0 is a vehicle that never sent."""
     updated_at: str = ""
     """When the last applied packet was stored, by the platform's clock."""
     signals: dict[str, Signal] = {}
@@ -63,6 +63,12 @@ class State(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     """Drawn from the first packet's place in the queue: another one after the vehicle was forgotten. Part of event ids."""
     views: dict[str, Touched] = {}
     """By key the views but `all`, of the process that wrote this: the last update that touched each (`views`)."""
+    status: str = ""
+    """`live`, `quiet` or `offline` (`silence`); empty as long as nobody has said."""
+    since: str = ""
+    """Since when, RFC 3339."""
+    statuses: int = 0
+    """How many of the versions are changes of status: the others are packets."""
 
     def value(self, path: str) -> Value | None:
         """The signal's value, or None if it was never seen."""

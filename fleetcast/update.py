@@ -1,8 +1,8 @@
-"""What phones get: the whole view (`Snapshot`), or what one packet changed (`Update`). Pure.
+"""What phones get: the whole view (`Snapshot`), or what one packet, or a change of status, changed (`Update`). Pure.
 
 An update's `signals` are a JSON Merge Patch (RFC 7396) on the snapshot's: a changed signal stands there whole (with a null
 for `skewed` if it was marked and is no longer), a removed one as null. `prev` is the version before it on the channel: a
-phone at that version applies it, any other missed some.
+phone at that version applies it, any other missed some. A change of status is an update that changes no signal.
 """
 
 from __future__ import annotations
@@ -15,13 +15,15 @@ from fleetcast.packet import Signal, same
 from fleetcast.state import State
 
 
-class Snapshot(msgspec.Struct, frozen=True, gc=False):
+class Snapshot(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     """The whole view of a vehicle at a version; the empty one, of a vehicle that never sent, is version 0."""
 
     vehicle: str
     version: int
     updated_at: str
     signals: dict[str, Signal]
+    status: str = ""
+    since: str = ""
 
 
 class Update(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
@@ -43,7 +45,7 @@ class Update(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
 
 def snapshot(state: State) -> Snapshot:
     """The view of this state."""
-    return Snapshot(state.vehicle, state.version, state.updated_at, state.signals)
+    return Snapshot(state.vehicle, state.version, state.updated_at, state.signals, state.status, state.since)
 
 
 def diff(before: State, after: State) -> Update:
@@ -58,13 +60,30 @@ def diff(before: State, after: State) -> Update:
     return Update(after.vehicle, after.version, before.version, after.updated_at, signals)
 
 
+def turned(state: State, status: str, since: str, heard: str = "") -> tuple[State, Update]:
+    """The state once its status is another one, and the update that says so; `heard`: of a packet stored then."""
+    after = msgspec.structs.replace(
+        state,
+        version=state.version + 1,
+        updated_at=heard or state.updated_at,
+        status=status,
+        since=since,
+        statuses=state.statuses + 1,
+    )
+    update = Update(
+        after.vehicle, after.version, state.version, after.updated_at, {}, status=status, since=since
+    )
+    return after, update
+
+
 def patched(view: Snapshot, update: Update) -> Snapshot:
     """The view after this update. Raises ValueError if the update does not follow it."""
     if update.vehicle != view.vehicle or update.prev != view.version:
         raise ValueError(f"update {update.prev}->{update.version} does not follow version {view.version}")
     signals = {path: signal for path, signal in view.signals.items() if path not in update.signals}
     signals |= {path: _whole(signal) for path, signal in update.signals.items() if signal is not None}
-    return Snapshot(view.vehicle, update.version, update.updated_at, signals)
+    status, since = (update.status, update.since) if update.status else (view.status, view.since)
+    return Snapshot(view.vehicle, update.version, update.updated_at, signals, status, since)
 
 
 def merged(updates: Sequence[Update]) -> Update:

@@ -75,7 +75,7 @@ class View:
         signals = state.signals
         if self.key:
             signals = {path: signal for path, signal in signals.items() if self._covered[path]}
-        return Snapshot(state.vehicle, at.version, at.updated_at, signals)
+        return Snapshot(state.vehicle, at.version, at.updated_at, signals, state.status, state.since)
 
     def of(self, update: Update) -> Update | None:
         """What its phones get of an update; None if it does not touch the view, or nobody knows its place in the chain."""
@@ -123,9 +123,7 @@ class Views:
         if mask & urgent:
             mask -= urgent
             update = msgspec.structs.replace(update, urgent=self._changed(before, after, update))
-        views = before.views
-        if views.keys() != self._known:  # written by a process with other views, or before there were any
-            views = {view.key: view.touched(before) for view in self._own}
+        views = self._before(before)
         if mask:
             keys = self._keys.get(mask)
             if keys is None:
@@ -143,6 +141,20 @@ class Views:
             for path in update.signals
             if self._urgent.covers(path) and not _alike(before.signals.get(path), after.signals.get(path))
         )
+
+    def all_chained(self, before: State, after: State, update: Update) -> tuple[State, Update]:
+        """The same for an update that touches every view, whatever its signals: a change of status."""
+        views = self._before(before)
+        prevs = {key: touched.version for key, touched in views.items()}
+        update = msgspec.structs.replace(update, prevs=prevs)
+        now = dict.fromkeys(views, Touched(after.version, after.updated_at))
+        return msgspec.structs.replace(after, views=now), update
+
+    def _before(self, state: State) -> dict[str, Touched]:
+        """By key each view's last update. A process with other views may have written it, or one of before there were any."""
+        if state.views.keys() == self._known:
+            return state.views
+        return {view.key: view.touched(state) for view in self._own}
 
     def touched(self, updates: Iterable[Update]) -> list[View]:
         """The views that any of these updates touches: `all`, and those that it says."""

@@ -226,7 +226,14 @@ async def run_consume(settings: Settings, seams: Seams = _AS_THEY_ARE) -> None:
     edge = pushpin.ZmqEdge(settings) if settings.publish == "zmq" else pushpin.HttpEdge(settings)
     closing = Closing(edge, clock, hears=edge.hears)
     consumer = Consumer(
-        seams.queue(queue), seams.live(live), seams.edge(edge), enrichers, decoders, settings, clock
+        seams.queue(queue),
+        seams.live(live),
+        seams.edge(edge),
+        enrichers,
+        decoders,
+        settings,
+        clock,
+        every=_intervals(make_registry(connection, settings), clock),
     )
     checks: dict[str, health.Check] = {
         "consumption": consumer.well,
@@ -266,6 +273,17 @@ async def _ending(settings: Settings, connection: Connection, closing: Closing) 
     async with asyncio.TaskGroup() as group:
         group.create_task(follower.run())
         group.create_task(closing.run())
+
+
+def _intervals(registry: Registry, clock: Clock) -> Callable[[str], Coroutine[None, None, float | None]]:
+    """How often a vehicle is to send, by the registry as it is known here."""
+    known = Known(registry, clock)
+
+    async def every(vehicle: str) -> float | None:
+        entry = await known.check(vehicle)
+        return None if entry is None else entry.every
+
+    return every
 
 
 def make_registry(connection: Connection, settings: Settings) -> Registry:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import gzip
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 import msgspec
@@ -101,6 +101,11 @@ class Queue:
         self.acked: set[int] = set()
         self.rejected: dict[int, str] = {}
         self.ours = False
+        self.upto = 0.0
+        self.stays = False
+
+    def handed(self) -> Mapping[int, float]:
+        return dict.fromkeys(range(PARTITIONS), self.upto)
 
     def add(self, vehicle: str, body: bytes, form: str = JSON, encoding: str = "identity") -> Delivery:
         position = len(self.log) + 1
@@ -119,8 +124,10 @@ class Queue:
         if not self.ours:
             self.ours = True
             raise Recover("newly ours", range(PARTITIONS))
-        left = [one for one in self.log if one.position not in self.given | self.acked]
-        if not left:
+        while not (left := [one for one in self.log if one.position not in self.given | self.acked]):
+            if self.stays:
+                await asyncio.sleep(0.005)
+                continue
             self.world.consumer.stop()
             await asyncio.Event().wait()
         self.given |= {one.position for one in left[:most]}
@@ -156,7 +163,10 @@ class Live:
         return await self.world.asked("epoch", None, lambda: self.now)
 
     async def vehicles(self) -> Sequence[str]:
-        raise AssertionError("consume does not ask for all")
+        return sorted(self.stored)
+
+    async def latest_of(self, vehicles: Sequence[str]) -> Sequence[State]:
+        return [self.held(vehicle).state for vehicle in vehicles if vehicle in self.stored]
 
     async def latest(self, vehicle: str, *, leader: bool = False) -> Held:
         assert leader, "a stale state would be fenced for ever"

@@ -48,7 +48,7 @@ def test_a_packet_that_nobody_listened_to_is_said_to_be() -> None:
     assert "no phone listens" in hops(known(trace=trace))[-1][2]
 
 
-@pytest.mark.parametrize("trace", [None, msgspec.structs.replace(TRACE, version=6)])
+@pytest.mark.parametrize("trace", [None, msgspec.structs.replace(TRACE, version=6, position=69)])
 def test_what_is_not_remembered_is_not_made_up(trace: Trace | None) -> None:
     assert [hop for hop, _, _ in hops(known(trace=trace))] == ["stored"]
 

@@ -64,6 +64,9 @@ class Live:
         self._check()
         return sorted(self.states)
 
+    async def latest_of(self, vehicles: Sequence[str]) -> Sequence[State]:
+        raise AssertionError("for consume only")
+
     async def latest(self, vehicle: str, *, leader: bool = False) -> Held:
         self._check()
         state = self._state(vehicle, leader=leader)

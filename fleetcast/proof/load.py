@@ -50,6 +50,9 @@ class _Gated:
         await self._gate.wait()
         return await self._inner.pull(most)
 
+    def handed(self) -> Mapping[int, float]:
+        return self._inner.handed()
+
     async def ack(self, deliveries: Iterable[Delivery]) -> None:
         await self._inner.ack(deliveries)
 

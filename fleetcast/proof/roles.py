@@ -18,7 +18,7 @@ import asyncio
 import os
 import signal
 import sys
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar
@@ -98,6 +98,10 @@ class TrappedQueue:
         """See the seam."""
         return await self._queue.pull(most)
 
+    def handed(self) -> Mapping[int, float]:
+        """See the seam."""
+        return self._queue.handed()
+
     async def ack(self, deliveries: Iterable[Delivery]) -> None:
         """See the seam."""
         await self._trap.around("ack", lambda: self._queue.ack(deliveries), Unavailable)
@@ -129,6 +133,10 @@ class TrappedLive:
     async def vehicles(self) -> Sequence[str]:
         """See the seam."""
         return await self._live.vehicles()
+
+    async def latest_of(self, vehicles: Sequence[str]) -> Sequence[State]:
+        """See the seam."""
+        return await self._live.latest_of(vehicles)
 
     async def since(
         self, vehicle: str, version: int, *, leader: bool = False, view: View = EVERYTHING

@@ -264,6 +264,9 @@ class Lives:
         self._check()
         return ["car", "car-2"]
 
+    async def latest_of(self, vehicles: Sequence[str]) -> Sequence[State]:
+        raise AssertionError("for consume only")
+
     async def latest(self, vehicle: str, *, leader: bool = False) -> Held:
         self._check()
         state = self.states[-1] if vehicle == "car" else State(vehicle)
