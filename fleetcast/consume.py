@@ -237,7 +237,6 @@ class Consumer:
             ]
             self._keep(changes, await self._live.commit(changes, self._publisher.epoch))
             committed = self._clock.now()
-            self._hear(batch, folded)
             await self._publisher.publish(changes)
             await self._publisher.publish_latest(self._passed_over(folded))
             await self._queue.ack(batch)
@@ -289,11 +288,6 @@ class Consumer:
         if not state.status:
             return msgspec.structs.replace(state, status=LIVE, since=stored_at), None
         return self._views.all_chained(state, *turned(state, LIVE, stored_at, heard=stored_at))
-
-    def _hear(self, batch: Sequence[Delivery], folded: _Folded) -> None:
-        for delivery in batch:
-            if delivery.vehicle in folded.updates:
-                self._statuses.heard(delivery.vehicle, delivery.partition, delivery.stored)
 
     async def _tell(self, most: int) -> None:
         """Those that have been silent for too long, some at a time. Raises Recover."""
@@ -400,6 +394,8 @@ class Consumer:
                 count(vehicle)
         now = self._clock.now()
         for delivery in batch:
+            if delivery.vehicle in folded.updates:
+                self._statuses.heard(delivery.vehicle, delivery.partition, delivery.stored)
             metrics.AGE_SECONDS.observe(max(0.0, now - delivery.stored))
 
     def _passed_over(self, folded: _Folded) -> list[Watched]:
@@ -454,12 +450,12 @@ class Consumer:
 
         In another epoch everything held is of another history: all of it is forgotten, and every partition begins anew.
         """
+        self._statuses.unseen(why.partitions)
         metrics.RECOVERIES.inc()
         log.info("recovering", partitions=len(why.partitions), reason=str(why))
         count, partitions = self._settings.partitions, why.partitions
         for vehicle in [v for v in self._held if partition(v, count) in partitions]:
             del self._held[vehicle]
-        self._statuses.unseen(partitions)
         for attempt in range(1_000_000):
             try:
                 epoch = await self._live.epoch()

@@ -41,6 +41,9 @@ class Fold:
         self.next = 0  # the packet that is due
         self.chain = 0
         self.count = 0
+        self.status, self.since = "live", ""
+        self.statuses = 0  # versions that are no packets, but changes of status
+        self.stored = ""  # when the last packet was
 
     def copy(self) -> Fold:
         """As it is now."""
@@ -54,6 +57,7 @@ class Fold:
         `stored`: when the queue took it, which is the time of what a lost clock says. Each packet is newer than those before,
         so of two values of a path the one observed earlier loses, if both times are the car's.
         """
+        self.stored = stored
         while is_poison(self.next):
             self.next += 1
         sent = packet(self.seed, self.vehicle, self.next)
@@ -79,6 +83,28 @@ class Fold:
         patch = {path: ({"skewed": None} if path in marked else {}) | one for path, one in changed.items()}
         self.signals |= changed
         return sent.name, patch
+
+    def turn(self, update: Mapping[str, Any]) -> str:
+        """Takes a change of status; what is wrong with it, if anything.
+
+        A car is quiet, or offline, since a moment after its last packet; and live by a packet that was stored no earlier than
+        that, which is what follows.
+        """
+        was, before, last = self.status, self.since, self.stored
+        at = self.stored = update["updated_at"]
+        self.status, self.since = update["status"], update.get("since", "")
+        self.version += 1
+        self.statuses += 1
+        said = f"{was} since {before}, then {self.status} since {self.since}, by a packet of {at}"
+        if self.status == "live":
+            right = was in _SILENT and self.since == at >= before
+        else:
+            right = self.status in _SILENT.get(was, _SILENT) and self.since > at == last
+        return "" if right and not update["signals"] else said
+
+
+_SILENT = {"quiet": ("offline",), "offline": ()}
+"""What may follow, until a packet comes."""
 
 
 def _at(value: Any, at: str, sent: Sent, stored: str) -> dict[str, Any]:
@@ -127,6 +153,7 @@ class _Vehicle:
         self.acked = 0  # packets 0 to acked - 1 are acknowledged
         self.gone: list[range] = []  # packets that a restore lost
         self.base = 0  # good packets that no version counts: a restore lost them
+        self.back = ""  # a car that is live again: when the packet was stored that is due now
         self.chains = {view: _Chain() for view in ("", *VIEWS)}
         self.waiting: list[
             tuple[int, int, int, float]
@@ -134,8 +161,8 @@ class _Vehicle:
 
     @property
     def due(self) -> int:
-        """The version that all acknowledged packets come to."""
-        return good_before(self.acked) - self.base
+        """The version that all acknowledged packets come to, and the changes of status so far."""
+        return good_before(self.acked) - self.base + self.fold.statuses
 
 
 class _Phone:
@@ -212,6 +239,16 @@ class Oracle:
         if version != fold.version + 1 or prev != fold.version:
             self.row.lost += max(1, version - fold.version - 1)
             self._say(f"{vehicle}: version {prev}->{version} in LIVE where {fold.version + 1} was due")
+        if "status" in update:
+            self._turned(one, vehicle, update)
+            self._took(one, version, update, stored)
+            return
+        if fold.status in _SILENT or one.back not in ("", update["updated_at"]):
+            self.row.lost += 1
+            self._say(
+                f"{vehicle}: version {version} is a packet of one that is {fold.status} since {fold.since}"
+            )
+        one.back = ""
         due, patch = fold.advance(RULES in signals or RULES in fold.signals, update["updated_at"])
         if RULES in signals and self.stage == "before":
             self.row.lost += 1
@@ -222,13 +259,23 @@ class Oracle:
             self.row.lost += 1
             wrong = sorted(p for p in {*patch, *signals} if patch.get(p) != signals.get(p))
             self._say(f"{vehicle}: version {version} (packet {name}) changes {wrong} otherwise than it must")
-        update.pop(
-            "prevs", None
-        )  # the platform's own record of the chains: phones do not get it, nor is it believed here
+        self._took(one, version, update, stored)
+
+    def _turned(self, one: _Vehicle, vehicle: str, update: Mapping[str, Any]) -> None:
+        if wrong := one.fold.turn(update):
+            self.row.lost += 1
+            self._say(f"{vehicle}: version {update['version']} is no true status: {wrong}")
+        one.back = one.fold.since if one.fold.status == "live" else ""
+
+    def _took(self, one: _Vehicle, version: int, update: dict[str, Any], stored: float) -> None:
+        """LIVE took it: into the chains of the views that it touches, as a status touches all."""
+        fold, signals = one.fold, update["signals"]
+        # The platform's own record of the chains: phones do not get it, nor is it believed here.
+        update.pop("prevs", None)
         for view, chain in one.chains.items():
             if not view:
                 chain.add(version, update, fold.signals, stored)
-            elif mine := _within(view, signals):
+            elif (mine := _within(view, signals)) or "status" in update:
                 chain.add(version, update | {"signals": mine}, _within(view, fold.signals), stored)
         fold.version = version
         if one.waiting:
@@ -275,7 +322,7 @@ class Oracle:
             self._reset(event, one, vehicle, who)
         elif event.name == "snapshot":
             self._snapshot(event, one, vehicle, who)
-        elif event.name == "update":
+        elif event.name in ("update", "status"):
             self._update(event, one, vehicle, who)
 
     def _reset(self, event: Event, one: _Phone, vehicle: _Vehicle, who: str) -> None:
@@ -415,8 +462,9 @@ class Oracle:
             if rejected:
                 one.gone.append(range(acked, one.acked))
             one.waiting.clear()
+            one.back = ""
             fold.next = one.acked
-            one.base = good_before(one.acked) - fold.version
+            one.base = good_before(one.acked) - (fold.version - fold.statuses)
             one.fold = fold
             for chain in one.chains.values():
                 chain.cut(fold.version)

@@ -50,6 +50,7 @@ def _settings(folder: Path) -> Settings:
         live_bytes=1_000_000_000,
         rejected_bytes=100_000_000,
         member_timeout=30.0,
+        expected_every=0.0,  # what is committed here is packets, and nothing else
         enrichers=("fleetcast.proof.rules:enrich",),
     )
 

@@ -47,7 +47,7 @@ class Chain:
             view = _VIEW.decode(data)
             self.version, self.signals = view.version, view.signals
             return Event(self.number, name, epoch, view.version, 0, digest(view.signals), now)
-        if name == "update":
+        if name in ("update", "status"):
             update = _VIEW.decode(data)
             self.version, self.signals = update.version, patched(self.signals, update.signals)
             return Event(self.number, name, epoch, update.version, update.prev, crc32(data), now)

@@ -42,9 +42,10 @@ class Covered(NamedTuple):
 
 
 class Counts(msgspec.Struct):
-    """What a phone met. All but the first four are faults if the platform keeps its promises."""
+    """What a phone met. All but the first five are faults if the platform keeps its promises."""
 
     updates: int = 0
+    statuses: int = 0
     unnamed: int = (
         0  # of these: of packets that changed nothing newer, so that they do not say which (late ones)
     )
@@ -120,8 +121,8 @@ class Phone:
         """
         self.last_event_id = id
         try:
-            if name == "update":
-                self._on_update(msgspec.json.decode(data, type=Update), when)
+            if name in ("update", "status"):  # the second is a link of the chain that is no packet
+                self._on_update(msgspec.json.decode(data, type=Update), when, status=name == "status")
             elif name == "snapshot":
                 self._on_snapshot(msgspec.json.decode(data, type=View))
             elif name == "reset":
@@ -197,10 +198,11 @@ class Phone:
         self._snapshot_due = False
         self.version, self.signals = view.version, view.signals
 
-    def _on_update(self, update: Update, when: float) -> None:
+    def _on_update(self, update: Update, when: float, *, status: bool) -> None:
         if self._is_foreign(update):
             return
-        self.counts.updates += 1
+        self.counts.statuses += status
+        self.counts.updates += not status
         packet = packet_of(update.signals)
         if self._snapshot_due or self.version is None:
             self.counts.reordered += 1
@@ -211,7 +213,8 @@ class Phone:
                 self.counts.lost -= 1
                 self.counts.reordered += 1
                 self._fault(f"version {update.version} came after version {self.version}")
-                self._saw(packet, when, update.version)
+                if not status:
+                    self._saw(packet, when, update.version)
             else:
                 self.counts.twice += 1
                 self._fault(f"version {update.version} came again, after version {self.version}")
@@ -226,7 +229,8 @@ class Phone:
         elif packet is not None:
             self._check_order(packet)
         self.version, self.signals = update.version, merged(self.signals, update.signals)
-        self._saw(packet, when, update.version)
+        if not status:
+            self._saw(packet, when, update.version)
 
     def _on_reset(self, data: str) -> None:
         told = msgspec.json.decode(data, type=dict[str, Any])

@@ -99,7 +99,7 @@ class Phone:
         for event in self.events:
             if event.event == "snapshot":
                 shown = data(event)
-            elif event.event == "update":
+            elif event.event in ("update", "status"):
                 update = data(event)
                 assert update["prev"] == shown["version"]
                 signals = {**shown["signals"], **update["signals"]}
@@ -108,6 +108,11 @@ class Phone:
                         signals[path] = {name: value for name, value in signal.items() if value is not None}
                 shown |= {name: update[name] for name in ("version", "updated_at")}
                 shown["signals"] = {path: signal for path, signal in signals.items() if signal is not None}
+                if (
+                    event.event == "status" or "status" not in shown
+                ):  # nobody says that who sends is live from the first
+                    shown["status"] = update.get("status", "live")
+                    shown["since"] = update.get("since", update["updated_at"])
         return shown
 
 

@@ -64,7 +64,9 @@ def found(phone: Phone) -> dict[str, int]:
     """The faults it counted, without those that are none."""
     counts = msgspec.structs.asdict(phone.counts)
     return {
-        k: v for k, v in counts.items() if v and k not in {"updates", "unnamed", "snapshots", "unavailable"}
+        k: v
+        for k, v in counts.items()
+        if v and k not in {"updates", "statuses", "unnamed", "snapshots", "unavailable"}
     }
 
 
@@ -318,3 +320,14 @@ def test_any_one_fault_in_a_stream_is_found(length: int, data: st.DataObject) ->
     for version in versions:
         update(phone, version)
     assert found(phone) == {{"drop": "lost", "again": "twice", "swap": "reordered"}[kind]: 1}
+
+
+def test_a_status_is_a_link_of_the_chain_and_no_packet() -> None:
+    phone = Phone("car-1")
+    phone.on_event("a-1", "snapshot", '{"vehicle":"car-1","version":1,"updated_at":"t","signals":{}}')
+    status = '{"vehicle":"car-1","version":%d,"prev":%d,"updated_at":"t","signals":{},"status":"quiet","since":"u"}'
+    phone.on_event("a-2", "status", status % (2, 1))
+    assert (phone.version, found(phone), phone.counts.statuses, phone.counts.updates) == (2, {}, 1, 0)
+    assert phone.take_seen() == []
+    phone.on_event("a-4", "status", status % (4, 3))
+    assert found(phone) == {"lost": 1}
