@@ -200,7 +200,8 @@ async def test_each_views_items_are_its_chain_whatever_fails(
                 if (one := view.of(update)) is not None:
                     shown = patched(shown, one)  # raises if one is missing, or there twice
                     chain[one.version] = one
-            assert shown == view.snapshot(state)
+            # That the first packet makes it live nobody is told.
+            assert shown == msgspec.structs.replace(view.snapshot(state), status="", since="")
             items = [item for item in world.edge.items if item.channel == channel(car, view.name)]
             assert bool(items) == bool(chain and channel(car, view.name) in watched)
             for item in items:
