@@ -90,6 +90,9 @@ class Live:
     async def vehicles(self) -> Sequence[str]:
         raise AssertionError("nobody asks for all")
 
+    async def latest_of(self, vehicles: Sequence[str]) -> Sequence[State]:
+        raise AssertionError("for consume's background only")
+
     async def latest(self, vehicle: str, *, leader: bool = False) -> Held:
         return Held(self.states[-1], len(self.states))
 
