@@ -35,7 +35,7 @@ from fleetcast.sse import Event, Parser
 from fleetcast.state import State
 from fleetcast.update import Update, diff
 from fleetcast.views import EVERYTHING, View
-from tests.test_access import Ground
+from tests.test_access import Ground, KeptStreams
 
 FILE = Path(__file__).parents[2] / "docs" / "openapi.yaml"
 LIMIT = 4096
@@ -311,6 +311,7 @@ def serving(down: bool = False, signed: bool = True) -> ASGIApp:
         hold=lambda name, at, control, link, begins: [("Grip-Hold", "stream")],
         hold_poll=lambda name, at, wait: [("Grip-Hold", "response")],
         last_ids=lambda _: {},
+        asked=KeptStreams(),
     )
 
 
@@ -506,6 +507,29 @@ def test_a_long_poll_is_answered_with_documented_events(last: str, names: list[s
         assert not list(wrong(event["data"], streamed[event["event"]]))
 
 
+@settings(max_examples=100)
+@given(
+    JSON
+    | st.fixed_dictionaries(
+        {"vehicles": st.lists(IDS, max_size=3)}, optional={"versions": st.dictionaries(IDS, LAST_IDS)}
+    )
+)
+def test_streams_of_many_are_answered_as_documented(body: Any) -> None:
+    async def asked() -> None:
+        transport = httpx2.ASGITransport(app=serving())
+        async with httpx2.AsyncClient(transport=transport, base_url="http://test") as client:
+            text = json.dumps(body).encode("utf-8", "surrogatepass")
+            made = await client.post("/v1/streams", content=text)
+            as_documented("newStream", made)
+            url = made.json().get("url", "/v1/streams/none")
+            for headers in ({}, {"Last-Event-ID": "ab12-1"}):
+                answer = await client.get(url, headers=headers)
+                as_documented("followMany", answer)
+                assert (answer.status_code == 200) == (made.status_code == 201)
+
+    asyncio.run(asked())
+
+
 def test_a_stream_that_cannot_be_served_says_so_in_band() -> None:
     url, headers = "/v1/vehicles/car/events", {"Accept": "text/event-stream"}
     answer = ask(serving(down=True), "GET", url, headers=headers)
@@ -532,6 +556,7 @@ def test_the_documented_paths_and_methods_are_those_there_are(tmp_path: Path) ->
         hold_poll=lambda name, at, wait: [],
         last_ids=lambda _: {},
         access=Ground(tmp_path).access,  # with keys, since some are there only then
+        asked=KeptStreams(),
     )
     there: set[tuple[str, str]] = set()
     for route in (*ingesting().routes, *apps.app.routes):  # type: ignore[attr-defined] # each is a Starlette
