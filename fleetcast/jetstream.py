@@ -33,6 +33,7 @@ from fleetcast.subjects import (
     REGISTRY,
     REJECTED,
     RESTORING,
+    RETAINED,
     REVOKED,
     STREAMS,
     commit_subject,
@@ -82,6 +83,7 @@ RESTORED = "fleetcast.restored"
 """Metadata of the registry once it was restored, random: so that nobody takes it for what it was before."""
 
 _MAY_CHANGE = ("max_bytes", "num_replicas", "duplicate_window")
+_MAY_CHANGE_IN_RETAINED = (*_MAY_CHANGE, "max_msg_size")
 _MAY_CHANGE_IN_LIVE = (*_MAY_CHANGE, "subjects", "subject_transform")
 
 _LOSES_IF_OTHER = ("subjects", "retention", "discard", "subject_transform")
@@ -383,6 +385,23 @@ def live_config(settings: Settings, epoch: str) -> dict[str, Any]:
     }
 
 
+def retained_config(settings: Settings) -> dict[str, Any]:
+    """Where nats-server keeps the last message of each topic that was published to be retained: it is to keep none.
+
+    Made by itself it has no bound, and a packet of each vehicle would stay there for ever, for nobody. A packet that is
+    published so is queued and acknowledged as any other; nats-server's log says that it is not retained.
+    """
+    return {
+        "name": RETAINED,
+        "subjects": ["$MQTT.rmsgs.>"],
+        "max_msgs_per_subject": 1,
+        "max_msg_size": 1,
+        "max_bytes": 1_000_000,
+        "storage": "file",
+        "num_replicas": settings.replicas,
+    }
+
+
 def rejected_config(settings: Settings) -> dict[str, Any]:
     """What could not be applied, until somebody looks at it."""
     return {
@@ -507,6 +526,8 @@ async def make_streams(connection: Connection, settings: Settings) -> None:
                 f"stream {PACKETS}: {key} is {packets['config'].get(key)}, not {wanted[key]}; was it made by an MQTT"
                 " client before Fleetcast, or with another number of partitions? See docs/architecture.md"
             )
+    if settings.mqtt_port:
+        await _stream(connection, retained_config(settings), _MAY_CHANGE_IN_RETAINED)
     await _stream(connection, rejected_config(settings))
     await _stream(connection, registry_config(settings))
     await _stream(connection, revoked_config(settings))

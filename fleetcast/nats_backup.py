@@ -59,6 +59,7 @@ from fleetcast.subjects import (
     REGISTRY,
     REJECTED,
     RESTORING,
+    RESTORING_SUBJECTS,
     commit_subject,
     state_subject,
 )
@@ -297,9 +298,7 @@ async def restore(
         await _refuse_data(connection, going)
     if queue == "keep" and await stream_info(connection, PACKETS) is None:
         raise Unusable(f"there is no stream {PACKETS} to keep")
-    await connection.api(
-        f"STREAM.CREATE.{RESTORING}", {"name": RESTORING, "subjects": ["fleetcast.restoring"]}
-    )
+    await connection.api(f"STREAM.CREATE.{RESTORING}", {"name": RESTORING, "subjects": RESTORING_SUBJECTS})
     try:
         epoch = await _replace(connection, settings, folder, manifest, going, queue, progress)
         await _delete(connection, RESTORING)

@@ -16,6 +16,20 @@ async def tcp(host: str, port: int) -> None:
     writer.close()
 
 
+async def refuses_strangers(host: str, port: int) -> bool:
+    """Whether this nats-server sends somebody without credentials away; it may ask ingest first. Raises OSError or EOFError."""
+    reader, writer = await asyncio.open_connection(host, port)
+    try:
+        await reader.readuntil(b"\r\n")  # INFO
+        writer.write(b'CONNECT {"verbose":false,"name":"fleetcast-stranger"}\r\nPING\r\n')
+        while line := await reader.readline():
+            if line.startswith((b"PONG", b"-ERR")):
+                return line.startswith(b"-ERR 'Authorization")
+        return True
+    finally:
+        writer.transport.abort()
+
+
 async def http(
     url: str,
     expect: int = 200,

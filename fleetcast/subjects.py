@@ -29,9 +29,15 @@ REGISTRY = "KV_VEHICLES"
 REVOKED = "KV_REVOKED"
 STREAMS = "KV_STREAMS"
 RETAINED = "$MQTT_rmsgs"
-"""nats-server's own, if it has an MQTT door: the last message of each topic that was published to be retained."""
+"""nats-server's own, if it has an MQTT door: the last message of each topic that was published to be retained. Made by us, so
+that there are none.
+"""
 RESTORING = "RESTORING"
 """A stream that is there while a restore is under way, or after one that did not finish; it holds nothing."""
+RESTORING_SUBJECTS = ("fleetcast.restoring", "$MQTT.msgs.fleetcast.restoring")
+"""The second is one that a packet stream made by nats-server itself would hold too, and ours does not: so while the packet
+stream is away nats-server cannot make one, and turns MQTT clients away.
+"""
 PRIORITY_GROUP = "owner"
 PARTITION_CONSUMERS = "consume-"
 MEMBERS = "fleetcast.members"

@@ -14,6 +14,7 @@ from typing import Any
 import msgspec
 
 from fleetcast.many import MOST
+from fleetcast.nats_jwt import AccountKey
 from fleetcast.pushpin import client_maxconn
 from fleetcast.settings import Settings
 
@@ -247,6 +248,44 @@ def nats(text: str, settings: Settings) -> Iterator[Finding]:
         ):
             well = re.search(rf"^\s*{key}\b", text, re.MULTILINE) is not None
             yield Finding(well, f"nats: mqtt {key}", "" if well else why)
+    if settings.mqtt_identity:
+        yield from authorization(text, settings)
+
+
+def authorization(text: str, settings: Settings) -> Iterator[Finding]:
+    """Findings on a nats.conf whose vehicles prove who they are. Without one of these anybody is let in, or nobody."""
+    try:
+        issuer = AccountKey(settings.nats_seed).public
+    except ValueError:
+        issuer = ""
+    users = rf'user\s*[:=]?\s*"?{re.escape(settings.nats_user)}'
+    for pattern, what, why in (
+        (
+            r"^\s*auth_callout\s*[:=]?\s*\{",
+            "asks ingest who may connect (auth_callout)",
+            "any client is let in: take the authorization block from run/nats.conf of an `up` with these settings",
+        ),
+        (
+            rf"\bissuer\s*[:=]?\s*\"?{issuer}\b" if issuer else r"\Z.",
+            "auth_callout trusts the key nats_seed",
+            "no vehicle is let in: `issuer` must be the public key of nats_seed, the same for all",
+        ),
+        (
+            rf'{users}"?[\s,}}]',
+            "knows nats_user",
+            "our own processes are not let in: name it in authorization",
+        ),
+        (
+            r"^\s*system_account\b",
+            "has a system account",
+            "connections are neither counted nor closed: set system_account, and a user in it",
+        ),
+    ):
+        well = re.search(pattern, text, re.MULTILINE) is not None
+        yield Finding(well, f"nats: {what}", "" if well else why)
+    well = re.search(r"^[^#\n]*\bno_auth_user\b", text, re.MULTILINE) is None
+    mend = "" if well else "whoever shows nothing is let in as that user: take it out"
+    yield Finding(well, "nats: nobody is let in without credentials", mend)
 
 
 def stream(name: str, config: dict[str, object], wanted: dict[str, object]) -> Iterator[Finding]:

@@ -58,6 +58,7 @@ from fleetcast.registry import load as load_registry
 from fleetcast.revoked import Revoked
 from fleetcast.settings import Settings
 from fleetcast.tally import Tallies
+from fleetcast.turnstile import Turnstile
 
 log = structlog.get_logger()
 
@@ -225,15 +226,24 @@ async def run_consume(settings: Settings, seams: Seams = _AS_THEY_ARE) -> None:
     live = NatsLive(connection, settings)
     edge = pushpin.ZmqEdge(settings) if settings.publish == "zmq" else pushpin.HttpEdge(settings)
     closing = Closing(edge, clock, hears=edge.hears)
+    registry = make_registry(connection, settings)
+    asked: Queue = queue
+    if settings.mqtt_port and not settings.identity:
+        known = Known(registry, clock, refuse_unknown=refuses_unknown(settings, identity=False))
+
+        def rejected(vehicle: str) -> None:
+            consumer.tallies.rejected(vehicle)
+
+        asked = Turnstile(queue, known, clock, rejected)
     consumer = Consumer(
-        seams.queue(queue),
+        seams.queue(asked),
         seams.live(live),
         seams.edge(edge),
         enrichers,
         decoders,
         settings,
         clock,
-        every=_intervals(make_registry(connection, settings), clock),
+        every=_intervals(registry, clock),
     )
     checks: dict[str, health.Check] = {
         "consumption": consumer.well,

@@ -1,9 +1,11 @@
 import re
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from fleetcast import haproxy, jetstream, natsserver, pushpin, traps
+from fleetcast.nats_jwt import AccountKey, new_seed
 from fleetcast.settings import Settings
 
 SETTINGS = Settings(sig_key="a-secret-of-more-than-thirty-two-characters")
@@ -112,6 +114,37 @@ def test_each_trap_of_nats_is_seen(line: str, instead: str, said: str) -> None:
     text, count = re.subn(line, instead, NATS)
     assert count
     assert any(said in what for what in bad(list(traps.nats(text, SETTINGS))))
+
+
+IDENTIFIED = msgspec.structs.replace(
+    SETTINGS, vehicle_keys="k.pem", nats_password="p" * 32, nats_seed=new_seed()
+)
+WITH_IDENTITY = natsserver.configuration(IDENTIFIED, FOLDER, mqtt=True)
+
+
+def test_with_identity_ours_has_none_of_them_either() -> None:
+    assert bad(list(traps.nats(WITH_IDENTITY, IDENTIFIED))) == []
+
+
+@pytest.mark.parametrize(
+    ("line", "instead", "said"),
+    [
+        (r"auth_callout \{[^}]*\}", "", "auth_callout"),
+        (r"issuer: \w+", f"issuer: {AccountKey(new_seed()).public}", "nats_seed"),
+        ("fleetcast.roles", "others", "nats_user"),
+        ("system_account: SYS", "", "system account"),
+        ("authorization {", 'authorization {\n  no_auth_user: "x"', "without credentials"),
+    ],
+)
+def test_each_trap_of_its_authorization_is_seen(line: str, instead: str, said: str) -> None:
+    text, count = re.subn(line, instead, WITH_IDENTITY)
+    assert count
+    assert any(said in what for what in bad(list(traps.nats(text, IDENTIFIED))))
+    assert not any(said in what for what in bad(list(traps.nats(text, SETTINGS))))
+
+
+def test_a_file_without_any_authorization_is_seen() -> None:
+    assert len(bad(list(traps.nats(NATS, IDENTIFIED)))) == 4
 
 
 def test_a_payload_in_megabytes_is_understood() -> None:

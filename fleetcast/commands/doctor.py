@@ -11,27 +11,43 @@ import asyncio
 import os
 import re
 import resource
+import secrets
 import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import msgspec
 from rich.console import Console
 
-from fleetcast import access, decode, enrich, front, haproxy, jetstream, natsserver, pushpin, registry, traps
+from fleetcast import (
+    access,
+    decode,
+    enrich,
+    front,
+    haproxy,
+    jetstream,
+    natsserver,
+    probes,
+    pushpin,
+    registry,
+    traps,
+)
 from fleetcast.errors import FleetcastError, Unusable
 from fleetcast.layout import with_edges
 from fleetcast.machine import nats_server, search_path
+from fleetcast.nats_jwt import new_seed
 from fleetcast.settings import Settings
-from fleetcast.subjects import LIVE, PACKETS, REGISTRY, REJECTED, REVOKED, STREAMS
+from fleetcast.subjects import LIVE, PACKETS, REGISTRY, REJECTED, RETAINED, REVOKED, STREAMS
 from fleetcast.traps import Finding
 
 _TEXT = """Says what is missing or misconfigured, and how to mend it; changes nothing. Exit status 1 if something is wrong.
 Without options it checks the configurations that `fleetcast up` renders; give your own files to have those checked."""
 
+_ANSWERS = 10.0  # seconds: nats-server waits 5 for ingest
 _SOON = 14  # days before a certificate's end
 
 _APT = "`make setup` installs it (apt-get install --no-install-recommends {})"
@@ -57,7 +73,7 @@ async def run(arguments: argparse.Namespace, settings: Settings) -> int:
         "programs": list(_programs()),
         "this machine": list(_machine(settings)),
         "configurations": list(_configurations(arguments, settings)),
-        "streams": await _streams(settings),
+        "streams": [*await strangers(settings), *await _streams(settings)],
     }
     for title, findings in groups.items():
         console.print(f"[bold]{title}[/]")
@@ -182,6 +198,7 @@ def _configurations(arguments: argparse.Namespace, settings: Settings) -> Iterat
         if arguments.nats is not None:
             yield from traps.nats(arguments.nats.read_text(), settings)
         elif not _clustered(settings):  # else they are the operator's own
+            settings = _with_secrets(settings)
             yield from traps.nats(natsserver.configuration(settings, folder, mqtt=True), settings)
     except OSError as error:
         raise Unusable(f"doctor: {error}") from None
@@ -199,6 +216,31 @@ def _clustered(settings: Settings) -> bool:
     return settings.replicas > 1 or len(settings.nats_servers) > 1
 
 
+def _with_secrets(settings: Settings) -> Settings:
+    """With those that `up` makes: as it keeps them in `data`, or, before its first start, with others like them."""
+    if not settings.mqtt_identity:
+        return settings
+    folder, found = Path(settings.data), dict[str, str]()
+    for name, make in (("nats_password", partial(secrets.token_urlsafe, 32)), ("nats_seed", new_seed)):
+        kept = folder / name
+        found[name] = getattr(settings, name) or (kept.read_text().strip() if kept.exists() else make())
+    return msgspec.structs.replace(settings, **found)
+
+
+async def strangers(settings: Settings) -> list[Finding]:
+    """Whether each nats-server that answers lets in whoever comes, with identity."""
+    findings = []
+    for host, port in natsserver.addresses(settings) if settings.mqtt_identity else ():
+        try:
+            async with asyncio.timeout(_ANSWERS):
+                well = await probes.refuses_strangers(host, port)
+        except (OSError, TimeoutError, EOFError):
+            continue  # it is away, which is said of the streams
+        mend = "its authorization block is missing, or it runs with an older file: operations.md says what it must be"
+        findings.append(Finding(well, f"nats-server {host}:{port} refuses strangers", "" if well else mend))
+    return findings
+
+
 async def _streams(settings: Settings) -> list[Finding]:
     servers = natsserver.addresses(settings)
     away = [f"{host}:{port}" for host, port in servers if not await _accepts(host, port)]
@@ -212,7 +254,8 @@ async def _streams(settings: Settings) -> list[Finding]:
         return findings
     connection = await jetstream.connect(settings, "fleetcast-doctor")
     try:
-        for name in (PACKETS, LIVE, REJECTED, REGISTRY, REVOKED, STREAMS):
+        retained = (RETAINED,) if settings.mqtt_port else ()
+        for name in (PACKETS, LIVE, REJECTED, REGISTRY, REVOKED, STREAMS, *retained):
             try:
                 info = await connection.api(f"STREAM.INFO.{name}")
                 if name == LIVE:
@@ -221,6 +264,7 @@ async def _streams(settings: Settings) -> list[Finding]:
                     wanted = {
                         PACKETS: jetstream.packets_config,
                         REJECTED: jetstream.rejected_config,
+                        RETAINED: jetstream.retained_config,
                         REGISTRY: jetstream.registry_config,
                         REVOKED: jetstream.revoked_config,
                         STREAMS: jetstream.streams_config,

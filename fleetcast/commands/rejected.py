@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import argparse
 import sys
+from contextlib import suppress
 from typing import Any
 
+import msgspec
 from rich.console import Console
 from rich.table import Table
 
+from fleetcast import decode
 from fleetcast.errors import Reject, Unusable
 from fleetcast.inflate import inflate
 from fleetcast.jetstream import connect
@@ -18,6 +21,7 @@ from fleetcast.settings import Settings
 _TEXT = """A packet that was acknowledged but can never be applied (it cannot be decoded, an enricher raised, it is too large
 for a hop) is kept in REJECTED with the reason, and blocks nothing. Mend the cause, deploy, then replay; or drop it."""
 _SHOWN = 2000
+_INFLATED = 64 * 1024 * 1024
 
 
 def add_commands(commands: Any) -> None:
@@ -45,12 +49,13 @@ async def run(arguments: argparse.Namespace, settings: Settings) -> int:
     """Does it."""
     connection = await connect(settings, "fleetcast-rejected")
     rejected = NatsRejected(connection)
+    decoders = decode.load(settings.decoders)
     try:
         if arguments.verb == "list":
             return _list([one async for one in rejected.all(arguments.vehicle)])
         for one in await _chosen(rejected, arguments):
             if arguments.verb == "show":
-                _show(one)
+                _show(one, decoders)
             elif arguments.verb == "replay":
                 print(f"{one.number}: in the queue again at {await rejected.replay(one)}")
             else:
@@ -92,17 +97,33 @@ def _list(found: list[Rejected]) -> int:
     return 0
 
 
-def _show(one: Rejected) -> None:
+def _show(one: Rejected, decoders: decode.Decoders) -> None:
     print(f"number    {one.number}")
     print(f"vehicle   {one.vehicle}")
     print(f"reason    {one.reason}")
     print(f"stored    {one.stored_at}, at position {one.position}; rejected {one.rejected_at}")
     print(f"content   {one.form or 'unknown'}, {one.encoding}, {len(one.body):,} bytes")
     try:
-        text = inflate(one.body, one.encoding, 64 * 1024 * 1024)
+        body = inflate(one.body, one.encoding, _INFLATED)
     except Reject as why:
         print(f"it cannot be inflated ({why}); as it is: {one.body[:200]!r}")
         return
-    print(text[:_SHOWN].decode("utf-8", "replace"))
+    text = shown(body, one.form, decoders)
+    print(text[:_SHOWN])
     if len(text) > _SHOWN:
-        print(f"… and {len(text) - _SHOWN:,} bytes more")
+        print(f"… and {len(text) - _SHOWN:,} characters more")
+
+
+def shown(body: bytes, form: str, decoders: decode.Decoders) -> str:
+    """What a person can read of it: text as it is, else what its decoder makes of it, as JSON; else in hexadecimal."""
+    with suppress(UnicodeDecodeError):
+        text = body.decode()
+        if all(character.isprintable() or character.isspace() for character in text):
+            return text
+    try:
+        packet = decoders.decode(body, form, "identity", _INFLATED)
+        said = {name: getattr(packet, name) for name in ("vehicle", "boot", "seq", "sent_at", "signals")}
+        return msgspec.json.encode(said | {"samples": packet.samples()}, enc_hook=repr).decode()
+    except Exception as why:  # noqa: BLE001 - what is rejected may be anything, and decoders are plugins
+        reason = " ".join(str(why).split())
+        return f"cannot be shown as JSON ({reason}); in hexadecimal:\n{body.hex(' ', 4)}"

@@ -7,6 +7,7 @@ import pytest
 
 from fleetcast import settings
 from fleetcast.commands import main
+from fleetcast.devpki import DevelopmentPki
 from fleetcast.settings import Settings
 from tests.servers import platform_settings
 
@@ -121,6 +122,25 @@ def test_the_doctor_is_content_with_this_machine(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout
     assert "all is well" in done.stdout
     assert "BAD" not in done.stdout
+
+
+def test_the_doctor_is_content_with_identity_before_anything_was_started(tmp_path: Path) -> None:
+    pki = DevelopmentPki(tmp_path / "pki")
+    ours = platform_settings(
+        tmp_path / "d",
+        queue_bytes=1_000_000,
+        live_bytes=1_000_000,
+        rejected_bytes=1_000_000,
+        vehicle_keys=str(pki.vehicle_keys),
+        tls_cert=str(pki.server),
+        tls_key=str(pki.server_key),
+    )
+    file = tmp_path / "settings.toml"
+    file.write_text(settings.dump(ours))
+    done = run("--config", str(file), "doctor")
+    assert "all is well" in done.stdout, done.stdout
+    assert "ok  nats: asks ingest who may connect" in done.stdout
+    assert not (tmp_path / "d").exists()
 
 
 def test_the_doctor_says_what_is_missing_and_how_to_mend_it(tmp_path: Path) -> None:

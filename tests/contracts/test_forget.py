@@ -110,7 +110,9 @@ async def retained(connection: Connection, vehicle: str) -> None:
 
 async def fill(connection: Connection, settings: Settings) -> None:
     """Of each vehicle three updates, a rejected packet, a retained one, an entry, and two packets that wait."""
+    # As nats-server itself would have made it, before we did.
     stream = {"name": RETAINED, "subjects": ["$MQTT.rmsgs.>"], "max_msgs_per_subject": 1}
+    await connection.api(f"STREAM.DELETE.{RETAINED}")
     await connection.api(f"STREAM.CREATE.{RETAINED}", stream)
     async with consuming(connection, settings):
         for vehicle in NEIGHBOURS:

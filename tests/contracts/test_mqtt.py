@@ -18,7 +18,7 @@ from typing import Any, Literal
 import msgspec
 import paho.mqtt.client as paho
 import pytest
-from aiomqtt import Client, ProtocolVersion
+from aiomqtt import Client, MqttError, ProtocolVersion
 from backports import zstd
 from paho.mqtt.enums import CallbackAPIVersion
 
@@ -26,12 +26,12 @@ from fleetcast import natsserver
 from fleetcast.clock import SystemClock
 from fleetcast.decode import load
 from fleetcast.errors import Recover, Unavailable
-from fleetcast.jetstream import Connection, connect, packets_config, provision, takes_packets
+from fleetcast.jetstream import Connection, connect, packets_config, provision, stream_info, takes_packets
 from fleetcast.nats_queue import NatsQueue
 from fleetcast.packet import JSON
 from fleetcast.queue import Delivery
 from fleetcast.settings import Settings
-from fleetcast.subjects import PACKETS
+from fleetcast.subjects import PACKETS, RESTORING, RESTORING_SUBJECTS, RETAINED
 from tests.servers import Server, until
 
 NDJSON_SUFFIX = "ndjson"
@@ -214,6 +214,65 @@ async def test_qos_2_is_refused(door: Server, connection: Connection, settings: 
     heard = await publish(settings, "vehicles/car-1/packets", packet("car-1", 1), qos=2, seconds=5)
     assert heard == "closed"
     assert await waiting(connection) == 0
+
+
+async def test_nothing_is_retained_and_the_packet_is_queued_all_the_same(
+    door: Server, connection: Connection, settings: Settings
+) -> None:
+    async with client(settings, "car-1") as car:
+        for seq in range(1, 4):
+            await car.publish("vehicles/car-1/packets", packet("car-1", seq), qos=1, retain=True)
+        await car.publish("anything", b"x", qos=0, retain=True)
+        await car.publish("vehicles/car-1/packets", packet("car-1", 4), qos=1)
+    assert len(await pulled(connection, settings, 4)) == 4
+    info = await connection.api(f"STREAM.INFO.{RETAINED}")
+    assert (info["state"]["last_seq"], info["config"]["max_msg_size"]) == (0, 1)
+    assert "unable to store retained message" in door.log.read_text()
+
+
+async def test_what_nats_server_retained_before_us_is_bounded_from_then_on(
+    nats: Server, folder: Path, settings: Settings
+) -> None:
+    await opened(nats, folder, settings)
+    connection = await connect(settings, "test")
+    try:
+        await connection.api(f"STREAM.CREATE.{PACKETS}", packets_config(settings))
+        async with client(settings, "car-1") as car:
+            for number in range(4):
+                body = packet(f"car-{number}", 1, 400_000)
+                await car.publish(f"vehicles/car-{number}/packets", body, qos=1, retain=True)
+        assert (await connection.api(f"STREAM.INFO.{RETAINED}"))["state"]["bytes"] > 1_000_000
+        await provision(connection, settings)
+        assert (await connection.api(f"STREAM.INFO.{RETAINED}"))["state"]["bytes"] <= 1_000_000
+        async with client(settings, "car-1") as car:
+            await car.publish("vehicles/car-9/packets", packet("car-9", 1), qos=1, retain=True)
+        assert (await connection.api(f"STREAM.INFO.{RETAINED}"))["state"]["last_seq"] == 4
+    finally:
+        await connection.close()
+
+
+async def test_while_a_restore_is_under_way_no_mqtt_client_makes_a_stream(
+    nats: Server, folder: Path, settings: Settings
+) -> None:
+    """The first client since nats-server's start, that comes when the packet stream is away."""
+    connection = await connect(settings, "test")
+    try:
+        await connection.api(
+            f"STREAM.CREATE.{RESTORING}", {"name": RESTORING, "subjects": RESTORING_SUBJECTS}
+        )
+        await opened(nats, folder, settings)
+        await until(lambda: connection.client.is_connected)
+        with pytest.raises(MqttError):
+            async with client(settings, "car-1"):
+                pass
+        assert await stream_info(connection, PACKETS) is None
+        await connection.api(f"STREAM.CREATE.{PACKETS}", packets_config(settings))  # as the restore does
+        await connection.api(f"STREAM.DELETE.{RESTORING}")
+        await takes_packets(connection, settings)
+        await by_aiomqtt(settings, "vehicles/car-1/packets", packet("car-1", 1), folder)
+        assert await waiting(connection) == 1
+    finally:
+        await connection.close()
 
 
 async def test_a_full_queue_is_not_acknowledged_and_takes_packets_again_once_it_has_room(

@@ -23,6 +23,7 @@ from prometheus_client import REGISTRY
 from fleetcast import natsserver
 from fleetcast.auth import Identity, identity
 from fleetcast.budget import Budgets
+from fleetcast.commands import doctor
 from fleetcast.devpki import DevelopmentPki
 from fleetcast.errors import Refuse, Unusable
 from fleetcast.jetstream import Connection, connect, provision
@@ -256,6 +257,18 @@ async def test_nats_itself_takes_our_own_processes_only(door: Door) -> None:
         assert await reader.readline() == b"-ERR 'Authorization Violation'\r\n"
         writer.close()
         await writer.wait_closed()
+
+
+async def test_the_doctor_sees_whether_strangers_are_refused(
+    door: Door, folder: Path, settings: Settings
+) -> None:
+    assert [finding.well for finding in await doctor.strangers(door.settings)] == [True]
+    assert await doctor.strangers(settings) == []  # open for development
+    async with nats_server(folder, int(settings.nats.rpartition(":")[2]), settings):
+        forgotten = msgspec.structs.replace(settings, vehicle_keys=door.settings.vehicle_keys)
+        (finding,) = await doctor.strangers(forgotten)
+    assert (finding.well, "authorization block" in finding.mend) == (False, True)
+    assert await doctor.strangers(forgotten) == []  # away: that is said of the streams
 
 
 # What it may do there

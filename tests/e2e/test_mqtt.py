@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncIterator
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 import pytest
 from backports import zstd
 
-from fleetcast.jetstream import connect
+from fleetcast.jetstream import ApiError, connect
+from fleetcast.known import HOLDS
+from fleetcast.nats_registry import NatsRegistry
+from fleetcast.registry import Vehicle
 from tests.contracts.test_mqtt import by_mosquitto, publish
 from tests.e2e.outside import PARTITIONS, Site, data, packet, padded, rejection, site
 from tests.servers import until
@@ -73,6 +79,49 @@ async def test_what_is_no_packet_of_that_vehicle_is_rejected_and_holds_nothing_u
         await connection.close()
     assert said in reason
     assert kept == body
+
+
+async def test_a_disabled_vehicle_moves_nothing_by_this_door_either(here: Site) -> None:
+    """Nobody asks who connects here, as there is no identity: consume does."""
+    connection, topic = await connect(here.settings, "test"), "vehicles/stolen/packets"
+    registry, seq = NatsRegistry(connection), 0
+
+    async def sends() -> str:
+        """Why the last one of it that was rejected is there."""
+        nonlocal seq
+        seq += 1
+        assert await publish(here.settings, topic, packet("stolen", seq)) == "acknowledged"
+        with suppress(ApiError):
+            return (await rejection(connection, "stolen"))[0]
+        return ""
+
+    try:
+        await sends()
+        await here.reaches("stolen", 1)
+        await registry.put(Vehicle("stolen", enabled=False))
+        began = time.monotonic()
+        assert "stolen is disabled in the registry" in await until(sends, "it is rejected", HOLDS + 10)
+        print(f"disabled to rejected: {time.monotonic() - began:.1f} s")
+        version = (await here.latest("stolen"))["version"]
+        await here.send("other", 1)
+        assert (await here.post("stolen", packet("stolen", seq + 1))).status_code == 403
+        kept = await here.counts("rejected")
+        await sends()
+        await until(partial(_more, here, kept), "one more is rejected")
+        assert (await here.latest("stolen"))["version"] == version
+        await registry.put(Vehicle("stolen"))
+
+        async def moves() -> bool:
+            await sends()
+            return bool((await here.latest("stolen"))["version"] > version)
+
+        await until(moves, "it moves again")
+    finally:
+        await connection.close()
+
+
+async def _more(here: Site, than: float) -> bool:
+    return await here.counts("rejected") > than
 
 
 async def test_a_kill_of_nats_server_leaves_the_door_as_it_was(here: Site) -> None:
