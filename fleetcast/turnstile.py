@@ -8,7 +8,7 @@ vehicle moves nothing from `known.HOLDS` seconds on, by whichever door. What was
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import structlog
 
@@ -36,26 +36,35 @@ class Turnstile:
         self._asked_again = 0.0
 
     async def pull(self, most: int) -> Sequence[Delivery]:
-        """What may be applied. Raises Recover."""
+        """What may be applied. Raises Recover. Cancelled when it has taken a batch it finishes that, and returns what is left
+        of it, which may be nothing: what was taken and let go would be passed over.
+        """
         while True:
-            batch = await self._queue.pull(most)
-            vehicles = list({one.vehicle for one in batch if _asks(one)})
-            why = dict(zip(vehicles, await asyncio.gather(*map(self._why_not, vehicles)), strict=True))
-            out = [(one, why[one.vehicle]) for one in batch if _asks(one) and why[one.vehicle]]
-            if not out:
-                return batch
+            sifting = asyncio.create_task(self._sift(await self._queue.pull(most)))
             try:
-                for one, reason in out:
-                    await self._queue.reject(one, reason)
-            except Unavailable as error:
-                raise Recover(str(error), {one.partition for one in batch}) from error
-            await self._queue.ack([one for one, _ in out])
+                left = await asyncio.shield(sifting)
+            except asyncio.CancelledError:
+                return await sifting
+            if left:
+                return left
+
+    async def _sift(self, batch: Sequence[Delivery]) -> Sequence[Delivery]:
+        vehicles = list({one.vehicle for one in batch if _asks(one)})
+        why = dict(zip(vehicles, await asyncio.gather(*map(self._why_not, vehicles)), strict=True))
+        out = [(one, why[one.vehicle]) for one in batch if _asks(one) and why[one.vehicle]]
+        if not out:
+            return batch
+        try:
             for one, reason in out:
-                metrics.REJECTED.inc()
-                self._rejected(one.vehicle)
-                log.warning("packet rejected", vehicle=one.vehicle, packet=one.position, reason=reason)
-            if rest := [one for one in batch if not (_asks(one) and why[one.vehicle])]:
-                return rest
+                await self._queue.reject(one, reason)
+        except Unavailable as error:
+            raise Recover(str(error), {one.partition for one in batch}) from error
+        await self._queue.ack([one for one, _ in out])
+        for one, reason in out:
+            metrics.REJECTED.inc()
+            self._rejected(one.vehicle)
+            log.warning("packet rejected", vehicle=one.vehicle, packet=one.position, reason=reason)
+        return [one for one in batch if not (_asks(one) and why[one.vehicle])]
 
     async def _why_not(self, vehicle: str) -> str:
         """Why it may not send; empty if it may, or if that is not known now."""
@@ -72,6 +81,10 @@ class Turnstile:
     async def put(self, vehicle: str, packet_id: str, body: bytes, form: str, encoding: str) -> Stored:
         """The queue's own."""
         return await self._queue.put(vehicle, packet_id, body, form, encoding)
+
+    def handed(self) -> Mapping[int, float]:
+        """The queue's own."""
+        return self._queue.handed()
 
     async def ack(self, deliveries: Iterable[Delivery]) -> None:
         """The queue's own."""

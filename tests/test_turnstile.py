@@ -1,6 +1,7 @@
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import asyncio
+from collections.abc import Iterable, Mapping, Sequence
 
 import msgspec
 import pytest
@@ -10,6 +11,7 @@ from fleetcast.known import HOLDS, Known
 from fleetcast.queue import Delivery, Stored
 from fleetcast.registry import Vehicle
 from fleetcast.turnstile import Turnstile
+from tests.servers import until
 from tests.test_access import Hand
 from tests.test_known import Memory
 
@@ -22,6 +24,8 @@ class Waiting:
         self.acked: list[int] = []
         self.rejected: list[tuple[int, str]] = []
         self.full = False
+        self.goes_on = asyncio.Event()
+        self.goes_on.set()
 
     async def put(self, vehicle: str, packet_id: str, body: bytes, form: str, encoding: str) -> Stored:
         raise NotImplementedError
@@ -29,10 +33,14 @@ class Waiting:
     async def pull(self, most: int) -> Sequence[Delivery]:
         return self.batches.pop(0)
 
+    def handed(self) -> Mapping[int, float]:
+        return {1: 7.0}
+
     async def ack(self, deliveries: Iterable[Delivery]) -> None:
         self.acked += [one.position for one in deliveries]
 
     async def reject(self, delivery: Delivery, reason: str) -> None:
+        await self.goes_on.wait()
         if self.full:
             raise Unavailable("REJECTED is full")
         self.rejected.append((delivery.position, reason))
@@ -129,3 +137,26 @@ async def test_what_cannot_be_kept_is_not_acked_and_the_whole_batch_comes_again(
         await ground.pulled()
     assert recovering.value.partitions == {3, 4}
     assert ground.queue.acked == []
+
+
+@pytest.mark.parametrize("left", [True, False])
+async def test_what_was_taken_is_not_let_go_when_the_pull_is_cancelled(left: bool) -> None:
+    ground = Ground([delivery(1), *([delivery(2, "on")] if left else [])])
+    ground.queue.goes_on.clear()
+    pulling = asyncio.create_task(ground.pulled())
+    await until(lambda: ground.registry.asked, "the registry is asked")
+    pulling.cancel()
+    await asyncio.sleep(0)
+    ground.queue.goes_on.set()
+    assert await pulling == ([2] if left else [])
+    assert ground.queue.acked == [1]
+
+
+async def test_cancelled_while_it_waits_it_has_taken_nothing() -> None:
+    ground = Ground([delivery(1, "on")])
+    pulling = asyncio.create_task(ground.pulled())
+    pulling.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await pulling
+    assert await ground.pulled() == [1]
+    assert ground.turnstile.handed() == ground.queue.handed()
