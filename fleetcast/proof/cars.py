@@ -1,5 +1,5 @@
 """The cars of a proof, a process: each sends its packets one after the other, each until it is acknowledged. Every second
-one sends by MQTT, if there is a port for it.
+one sends by MQTT, if there is a port for it; the others send some now and then in one request.
 
 In: commands on standard input, a JSON object a line: {"rate": packets a second of all cars together}, 0 pauses them.
 Out: each tenth of a second {"acked": [[car, packet], …], "retries": n, "unsure": how many of them may have been stored by MQTT,
@@ -13,6 +13,7 @@ import asyncio
 import random
 import sys
 import time
+from collections.abc import Sequence
 
 import msgspec
 
@@ -23,6 +24,10 @@ from fleetcast.proof.packets import body
 
 _TIMEOUT = 10.0
 _STORED = 202
+_BATCH = 207
+_BATCHES = 0.05  # the share of a car's requests that have several packets
+_MOST = 5
+_BOUNDARY = b"fleetcast-proof-0f1e2d3c4b5a69788796a5b4c3d2e1f0"
 _SUFFIXES = {"application/x-ndjson": "/ndjson", "application/msgpack": "/msgpack"}
 
 
@@ -79,48 +84,79 @@ class Cars(Driver):
             await asyncio.sleep(max(0.0, due - time.monotonic()))
             if not self.go.is_set():
                 continue
-            due = max(due, time.monotonic() - 1) + len(self.vehicles) / self.rate
+            batched = isinstance(door, _Http) and dice.random() < _BATCHES
+            upto = n + (dice.randint(2, _MOST) if batched else 1)
+            due = max(due, time.monotonic() - 1) + (upto - n) * len(self.vehicles) / self.rate
             self.busy += 1
-            content, kind, encoding = body(self.seed, vehicle, n)
-            while (status := await door.send(content, kind, encoding)) != _STORED:
+            while n < upto:
+                stored, status = await door.send([body(self.seed, vehicle, one) for one in range(n, upto)])
+                self.acked += [(number, one) for one in range(n, n + stored)]
+                n += stored
+                if n == upto:
+                    break
                 if 400 <= status < 500:
                     self.refused = f"{vehicle}: packet {n} refused with {status}"
                 self.retries += 1
                 self.unsure += isinstance(door, _Mqtt)
                 await asyncio.sleep(dice.uniform(0.1, 0.6))
-            self.acked.append((number, n))
             self.busy -= 1
-            n += 1
+
+
+_Packet = tuple[bytes, str, str]
+"""Its body, content type and content encoding."""
 
 
 class _Http:
-    """A car's way to ingest. `send` gives the status, 0 if there was no answer."""
+    """A car's way to ingest. `send` gives how many were stored, and the status of the one that was not, 0 for no answer."""
 
     def __init__(self, port: int, vehicle: str) -> None:
         self._port = port
         self._path = f"/v1/vehicles/{vehicle}/packets"
         self._line: Line | None = None
 
-    async def send(self, content: bytes, kind: str, encoding: str) -> int:
+    async def send(self, packets: Sequence[_Packet]) -> tuple[int, int]:
+        """One alone, or several as parts of one request, of which the first that is not stored ends what counts."""
+        headers, content = _alone(packets[0]) if len(packets) == 1 else _together(packets)
         try:
             async with asyncio.timeout(_TIMEOUT):
                 if self._line is None:
                     self._line = await Line.open(self._port)
-                self._line.ask(
-                    "POST", self._path, {"Content-Type": kind, "Content-Encoding": encoding}, content
-                )
+                self._line.ask("POST", self._path, headers, content)
                 answer = await self._line.answer()
         except (OSError, TimeoutError):
             self._close()
-            return 0
+            return 0, 0
         if answer.headers.get("connection") == "close":
             self._close()
-        return answer.status
+        statuses = [answer.status]
+        if answer.status == _BATCH:
+            statuses = [one.status for one in msgspec.json.decode(bytes(answer.body), type=list[_Part])]
+        stored = next((n for n, status in enumerate(statuses) if status != _STORED), len(statuses))
+        return stored, statuses[stored] if stored < len(statuses) else _STORED
 
     def _close(self) -> None:
         if self._line is not None:
             self._line.close()
             self._line = None
+
+
+class _Part(msgspec.Struct):
+    status: int
+
+
+def _alone(packet: _Packet) -> tuple[dict[str, str], bytes]:
+    content, kind, encoding = packet
+    return {"Content-Type": kind, "Content-Encoding": encoding}, content
+
+
+def _together(packets: Sequence[_Packet]) -> tuple[dict[str, str], bytes]:
+    parts = b"".join(
+        b"--%s\r\nContent-Type: %s\r\nContent-Encoding: %s\r\n\r\n%s\r\n"
+        % (_BOUNDARY, kind.encode(), encoding.encode(), content)
+        for content, kind, encoding in packets
+    )
+    headers = {"Content-Type": f"multipart/mixed; boundary={_BOUNDARY.decode()}"}
+    return headers, parts + b"--%s--\r\n" % _BOUNDARY
 
 
 class _Mqtt:
@@ -131,7 +167,9 @@ class _Mqtt:
         self._vehicle = vehicle
         self._line: MqttLine | None = None
 
-    async def send(self, content: bytes, kind: str, encoding: str) -> int:
+    async def send(self, packets: Sequence[_Packet]) -> tuple[int, int]:
+        """One; see the other one."""
+        ((content, kind, _),) = packets
         topic = f"vehicles/{self._vehicle}/packets" + _SUFFIXES.get(kind, "")
         try:
             async with asyncio.timeout(_TIMEOUT):
@@ -142,8 +180,8 @@ class _Mqtt:
             if self._line is not None:
                 self._line.close()
                 self._line = None
-            return 0
-        return _STORED
+            return 0, 0
+        return 1, _STORED
 
 
 def main() -> int:
