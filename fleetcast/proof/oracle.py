@@ -166,17 +166,34 @@ class _Vehicle:
 
 
 class _Phone:
-    def __init__(self, vehicle: str, view: str) -> None:
+    def __init__(self, vehicle: str, view: str, every: int) -> None:
         self.vehicle = vehicle
         self.view = view
+        self.every = every
         self.epoch = ""
         self.version = -1
         self.snapshot_due = True
         self.awake = False
 
 
+class Mood(msgspec.Struct, frozen=True, array_like=True):
+    """A phone opened its stream (`awake`), or does not want one now; `again`: with its last event id, `anew`: without.
+
+    `view`: empty for all signals; `every`: seconds, 0 if it is not calm. A phone stays with both. One that follows many
+    vehicles is as many here.
+    """
+
+    phone: int
+    vehicle: str
+    awake: bool
+    again: bool = False
+    anew: bool = False
+    view: str = ""
+    every: int = 0
+
+
 class Event(msgspec.Struct, frozen=True, array_like=True):
-    """What a phone saw: `checksum` is of an update's data as it came, of a snapshot's signals by `digest`."""
+    """What a phone saw: `checksum` is of an update as it came, or less than 0: of the view that it led to, by `digest`."""
 
     phone: int
     name: str
@@ -300,17 +317,12 @@ class Oracle:
 
     # Phones
 
-    def listens(
-        self, phone: int, vehicle: str, *, awake: bool, again: bool, anew: bool = False, view: str = ""
-    ) -> None:
-        """A phone opened its stream (`awake`), or does not want one now; `again`: with its last event id, `anew`: without.
-
-        `view`: empty for all signals; a phone stays with its view.
-        """
-        one = self._phones.setdefault(phone, _Phone(vehicle, view))
-        one.awake = awake
-        one.snapshot_due |= anew
-        self.returns += again
+    def listens(self, mood: Mood) -> None:
+        """A phone opened its stream, or does not want one now."""
+        one = self._phones.setdefault(mood.phone, _Phone(mood.vehicle, mood.view, mood.every))
+        one.awake = mood.awake
+        one.snapshot_due |= mood.anew
+        self.returns += mood.again
 
     def event(self, event: Event) -> None:
         """Something that a phone saw."""
@@ -353,7 +365,7 @@ class Oracle:
         one.snapshot_due = False
         one.epoch, one.version = event.epoch, event.version
         if event.epoch == self.epoch:
-            self._same(vehicle, event.phone, event.version, -event.checksum, event.when)
+            self._same(vehicle, event.phone, event.version, event.checksum, event.when)
 
     def _update(self, event: Event, one: _Phone, vehicle: _Vehicle, who: str) -> None:
         at = f"{event.prev}->{event.version}"
@@ -380,7 +392,7 @@ class Oracle:
             self._same(vehicle, event.phone, event.version, event.checksum, event.when)
 
     def _same(self, vehicle: _Vehicle, phone: int, version: int, checksum: int, when: float) -> None:
-        """What a phone saw is what LIVE took, and took before; a snapshot's checksum comes with a minus."""
+        """What a phone saw is what LIVE took, and took before."""
         if version > vehicle.fold.version:
             vehicle.waiting.append((phone, version, checksum, when))
             return

@@ -9,7 +9,7 @@ Some are on a view, of some signals or of a rare one, the others on all; most ha
 their last event id, unless told otherwise. They check nothing: what they saw is reported, and the oracle judges.
 In: {"drop": true} makes all come back at once; {"anew": true} the same, without their last event id; {"away": seconds} sends
 every third, ten at most, away for so long; {"calm": true} ends all moods; {"final": true} asks what each shows.
-Out: each tenth of a second {"events": […], "moods": [[phone, vehicle, awake, again, anew, view], …], "connected", "closed",
+Out: each tenth of a second {"events": […], "moods": [`oracle.Mood`, …], "connected", "closed",
 "refused": how many}, and once asked "final": [[phone, version, checksum], …].
 """
 
@@ -27,9 +27,9 @@ import msgspec
 
 from fleetcast.proof.client import Line
 from fleetcast.proof.drivers import Driver
-from fleetcast.proof.oracle import Event, digest
+from fleetcast.proof.oracle import Event, Mood, digest
 from fleetcast.proof.shown import Chain
-from fleetcast.proof.transports import TRANSPORTS, Told, Transport
+from fleetcast.proof.transports import TRANSPORTS, Asks, Many, Told, Transport
 
 _MOODS = ("steady",) * 12 + ("restless",) * 4 + ("sleepy",) * 3 + ("slow",)
 _KINDS = (
@@ -41,6 +41,7 @@ _KINDS = (
 )
 """By turns: (transport, view). As many as have nothing in common with the moods, so that each comes in each."""
 _WAIT = (5, 20)  # seconds that a long-poll waits
+_MANY = 1_000_000  # from here on the oracle numbers the chains of those who follow many vehicles
 _OPENS = 15.0  # seconds without a byte while it is not open yet
 _SLOW_BUFFER = 4096
 _SLOW_BYTES = 250  # each quarter of a second
@@ -51,15 +52,20 @@ _OVERSLEEPS = 0.004  # the share of sleeps that outlast the window
 class Phone:
     """One of them."""
 
-    def __init__(self, number: int, vehicle: str, mood: str, crowd: Phones) -> None:
+    def __init__(self, number: int, vehicles: Sequence[str], mood: str, crowd: Phones) -> None:
         by, view = _KINDS[number % len(_KINDS)]
         self.number = number
         self.mood = mood
         self.crowd = crowd
-        self.chain = Chain(number, vehicle, view)
         self.dice = random.Random(f"{crowd.seed}/phone/{number}")
         self.by = TRANSPORTS[by]
-        self.wait = self.dice.randint(*_WAIT)
+        self.asks = Asks(view, 0, self.dice.randint(*_WAIT))
+        first = number % len(vehicles)
+        names = [(number, vehicles[first])]
+        if self.by is Many:
+            several = [*vehicles[first:], *vehicles[:first]][: crowd.many]
+            names = [(_MANY + number * 1000 + n, vehicle) for n, vehicle in enumerate(several)]
+        self.chains = [Chain(n, vehicle, view, self.asks.every) for n, vehicle in names]
         self.dropping = asyncio.Event()
         self.connected = False
         self.forgets = False
@@ -75,22 +81,20 @@ class Phone:
                 await self.crowd.calm_or(seconds)
             if self.forgets:
                 self.forgets = False
-                self.chain.forget()
+                for chain in self.chains:
+                    chain.forget()
             await asyncio.sleep((retry or 400) / 1000 * self.dice.uniform(0.5, 1.5))
 
     async def _connection(self) -> int | None:
         """One connection to its end; the `retry` that it named."""
         mood = "steady" if self.crowd.calm else self.mood
-        again = bool(self.chain.last)
-        self.crowd.said(self, awake=mood != "slow", again=again, anew=not again)
+        self.crowd.said(self, awake=mood != "slow", opens=True)
         line: Line | None = None
         transport: Transport | None = None
         wanted = False  # whether the phone itself ended it
-        query = f"?view={self.chain.view}" if self.chain.view else ""
-        path = f"/v1/vehicles/{self.chain.vehicle}/events{query}"
         try:
             line = await Line.open(self.crowd.port, _SLOW_BUFFER if mood == "slow" else 0)
-            transport = self.by(line, self.chain, path, self.wait)
+            transport = self.by(line, self.chains, self.asks)
             transport.ask()
             wanted = await self._read(line, transport, mood)
         except (OSError, TimeoutError):
@@ -159,7 +163,7 @@ class Phone:
     def _take(self, told: list[Told]) -> None:
         now = time.time()
         for one in told:
-            if (event := self.chain.take(one.event, one.id, one.data, now)) is not None:
+            if (event := one.chain.take(one.event, one.id, one.data, now)) is not None:
                 self.crowd.events.append(event)
 
 
@@ -167,20 +171,28 @@ class Phones(Driver):
     """All of them."""
 
     def __init__(
-        self, port: int, seed: int, vehicles: Sequence[str], count: int, window: float, moods: str
+        self,
+        port: int,
+        seed: int,
+        vehicles: Sequence[str],
+        count: int,
+        window: float,
+        moods: str,
+        many: int,
     ) -> None:
         super().__init__()
+        self.many = many
         self.port = port
         self.seed = seed
         self.window = window
         self.calm = False
         self.closed = self.refused = 0
         self.events: list[Event] = []
-        self.moods: list[tuple[int, str, bool, bool, bool, str]] = []
+        self.moods: list[Mood] = []
         self.phones = [
             Phone(
                 n,
-                vehicles[n % len(vehicles)],
+                vehicles,
                 _MOODS[(n * 7) % len(_MOODS)] if moods == "mixed" else "steady",
                 self,
             )
@@ -190,9 +202,20 @@ class Phones(Driver):
         self._left: set[Line] = set()
         self._final = False
 
-    def said(self, phone: Phone, *, awake: bool, again: bool = False, anew: bool = False) -> None:
-        """A phone wants to listen, or not."""
-        self.moods.append((phone.number, phone.chain.vehicle, awake, again, anew, phone.chain.view))
+    def said(self, phone: Phone, *, awake: bool, opens: bool = False) -> None:
+        """A phone wants to listen, or not; `opens`: with the last event ids that it has."""
+        self.moods += [
+            Mood(
+                chain.number,
+                chain.vehicle,
+                awake,
+                opens and bool(chain.last),
+                opens and not chain.last,
+                chain.view,
+                chain.every,
+            )
+            for chain in phone.chains
+        ]
 
     def leave_behind(self, line: Line, dice: random.Random) -> bool:
         """Half of those that change networks cannot close: the old connection stays for a while, unread."""
@@ -245,7 +268,9 @@ class Phones(Driver):
         if self._final:
             self._final = False
             said["final"] = [
-                (phone.number, phone.chain.version, digest(phone.chain.signals)) for phone in self.phones
+                (chain.number, chain.version, digest(chain.signals))
+                for phone in self.phones
+                for chain in phone.chains
             ]
         return said
 
@@ -265,10 +290,13 @@ def main() -> int:
     parser.add_argument("--vehicles", required=True, help="their ids, in a JSON list")
     parser.add_argument("--phones", type=int, required=True, help="how many, spread over the vehicles")
     parser.add_argument("--moods", choices=("mixed", "steady"), default="mixed")
+    parser.add_argument("--many", type=int, required=True, help="vehicles of one that follows many")
     parser.add_argument("--window", type=float, required=True, help="seconds, as the platform has it")
     given = parser.parse_args()
     vehicles = msgspec.json.decode(given.vehicles, type=list[str])
-    asyncio.run(Phones(given.port, given.seed, vehicles, given.phones, given.window, given.moods).run())
+    asyncio.run(
+        Phones(given.port, given.seed, vehicles, given.phones, given.window, given.moods, given.many).run()
+    )
     return 0
 
 

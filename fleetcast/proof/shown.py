@@ -5,7 +5,7 @@ It checks nothing: the oracle judges.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from typing import Any
 from zlib import crc32
 
 import msgspec
@@ -17,7 +17,7 @@ class _View(msgspec.Struct):
     """A snapshot's or an update's data."""
 
     version: int
-    signals: dict[str, dict[str, object] | None]
+    signals: dict[str, Any]
     prev: int = -1
 
 
@@ -25,19 +25,24 @@ _VIEW = msgspec.json.Decoder(_View)
 
 
 class Chain:
-    """A view of a vehicle as a phone has it. `number` is what the oracle knows it by; `last` is what to come back with."""
+    """A view of a vehicle as a phone has it. `number` is what the oracle knows it by; `last` is what to come back with.
 
-    def __init__(self, number: int, vehicle: str, view: str) -> None:
+    What an update of a calm one must say follows from where the phone is: of it the oracle gets what it leads to, of any
+    other what it says, byte for byte.
+    """
+
+    def __init__(self, number: int, vehicle: str, view: str = "", every: int = 0) -> None:
         self.number = number
         self.vehicle = vehicle
         self.view = view
+        self.every = every
         self.forget()
 
     def forget(self) -> None:
         """As if it had never been opened."""
         self.last = ""
         self.version = -1
-        self.signals: Mapping[str, dict[str, object] | None] = {}
+        self.signals: dict[str, Any] = {}
 
     def take(self, name: str, at: str, data: bytes, now: float) -> Event | None:
         """Applies an event; `at` is its id, if it has one. What the oracle must know of it, if anything."""
@@ -46,23 +51,27 @@ class Chain:
         if name == "snapshot":
             view = _VIEW.decode(data)
             self.version, self.signals = view.version, view.signals
-            return Event(self.number, name, epoch, view.version, 0, digest(view.signals), now)
-        if name in ("update", "status"):
+            return Event(self.number, name, epoch, view.version, 0, -digest(view.signals), now)
+        if name == "update":
             update = _VIEW.decode(data)
             self.version, self.signals = update.version, patched(self.signals, update.signals)
-            return Event(self.number, name, epoch, update.version, update.prev, crc32(data), now)
+            checksum = -digest(self.signals) if self.every else crc32(data)
+            return Event(self.number, name, epoch, update.version, update.prev, checksum, now)
         if name == "reset":
             word = msgspec.json.decode(data, type=dict[str, str])
             return Event(self.number, name, epoch, 0, 0, 0, now, word["reason"], word["from"])
         return None
 
 
-def patched(
-    signals: Mapping[str, dict[str, object] | None], patch: Mapping[str, dict[str, object] | None]
-) -> dict[str, dict[str, object] | None]:
-    """After a merge patch: a signal stands whole, what is null in it is not there, and one that is null is gone."""
-    after = {path: signal for path, signal in signals.items() if path not in patch}
-    for path, signal in patch.items():
-        if signal is not None:
-            after[path] = {name: one for name, one in signal.items() if one is not None}
+def patched(target: dict[str, Any], patch: dict[str, Any]) -> dict[str, Any]:
+    """After a JSON Merge Patch (RFC 7396)."""
+    after = dict(target)
+    for name, value in patch.items():
+        if value is None:
+            after.pop(name, None)
+        elif isinstance(value, dict):
+            known = after.get(name)
+            after[name] = patched(known if isinstance(known, dict) else {}, value)
+        else:
+            after[name] = value
     return after

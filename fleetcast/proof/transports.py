@@ -7,6 +7,7 @@ what came on the connection and gives what was told, in order. All tell the same
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import msgspec
@@ -21,23 +22,38 @@ _PATIENCE = 10.0  # beyond a poll's own wait
 
 
 class Told(NamedTuple):
-    """An event as it came. Without a name: from here on `id` is what to come back with. Without an id it has none."""
+    """An event of a chain as it came; `id` is empty if it has none. Without a name: `id` is what to come back with from here on."""
 
+    chain: Chain
     event: str
     id: str
     data: bytes
 
 
+class Asks(msgspec.Struct, frozen=True):
+    """What a phone asks for: `wait` and `every` are seconds, the latter 0 for what is not calm."""
+
+    view: str = ""
+    every: int = 0
+    wait: int = 0
+
+    def query(self, *more: str) -> str:
+        """As an address has it."""
+        parts = (
+            [f"view={self.view}"] * bool(self.view) + [f"every={self.every}s"] * bool(self.every) + [*more]
+        )
+        return "?" + "&".join(parts) if parts else ""
+
+
 class Transport(ABC):
-    """One connection of a phone."""
+    """One connection of a phone. But for those that say so, it follows one chain."""
 
     silence = SILENCE
 
-    def __init__(self, line: Line, chain: Chain, path: str, wait: int) -> None:
+    def __init__(self, line: Line, chains: Sequence[Chain], asks: Asks) -> None:
         self.line = line
-        self.chain = chain
-        self.path = path
-        self.wait = wait
+        self.chains = chains
+        self.asks = asks
         self.open = False
         """Whether it is held, as far as a phone can know."""
         self.over = False
@@ -45,6 +61,15 @@ class Transport(ABC):
         self.refused = False
         """It is over, since the platform said so by a status."""
         self.retry: int | None = None
+
+    @property
+    def chain(self) -> Chain:
+        """Of those that follow one, that one."""
+        return self.chains[0]
+
+    def events(self, *more: str) -> str:
+        """The address of the one chain's events."""
+        return f"/v1/vehicles/{self.chain.vehicle}/events{self.asks.query(*more)}"
 
     @abstractmethod
     def ask(self) -> None:
@@ -60,26 +85,78 @@ class Stream(Transport):
 
     def ask(self) -> None:
         """With the id, if there is one."""
+        self._follow(self.events(), self.chain.last)
+
+    def _follow(self, path: str, last: str) -> None:
         self._answer = Answer()
-        self._parser = sse.Parser(self.chain.last)
-        headers = {"Accept": sse.MEDIA_TYPE} | _last(self.chain)
-        self.line.ask("GET", self.path, headers)
+        self._parser = sse.Parser(last)
+        self.line.ask("GET", path, {"Accept": sse.MEDIA_TYPE} | _last(last))
 
     def feed(self, data: bytes) -> list[Told]:
         """See the base."""
+        events = self._events(data)
+        told = [Told(self.chain, one.event, one.id, one.data.encode()) for one in events]
+        return [*told, Told(self.chain, "", self._parser.last_id, b"")]
+
+    def _events(self, data: bytes) -> list[sse.Event]:
         self._answer.feed(data)
         if not self._answer.begun:
             return []
         self.refused = self._answer.status != 200
         self.open = not self.refused
         self.over = self.refused or self._answer.complete
-        if self.refused:
-            return []
-        events = [
-            Told(one.event, one.id, one.data.encode()) for one in self._parser.feed(self._answer.take())
-        ]
+        events = self._parser.feed(self._answer.take()) if self.open else []
         self.retry = self._parser.retry
-        return [*events, Told("", self._parser.last_id, b"")]
+        return events
+
+
+class _Url(msgspec.Struct):
+    url: str
+
+
+class _Vehicle(msgspec.Struct):
+    vehicle: str
+
+
+_URL = msgspec.json.Decoder(_Url)
+_VEHICLE = msgspec.json.Decoder(_Vehicle)
+
+
+class Many(Stream):
+    """A stream of many vehicles: asked for with what each chain is at, then opened by the address that this gives."""
+
+    def ask(self) -> None:
+        """With the ids that there are."""
+        wanted = {
+            "vehicles": [chain.vehicle for chain in self.chains],
+            "versions": {chain.vehicle: chain.last for chain in self.chains if chain.last},
+        } | ({"view": self.asks.view} if self.asks.view else {})
+        if self.asks.every:
+            wanted["every"] = f"{self.asks.every}s"
+        self._made: Answer | None = Answer()
+        self.line.ask(
+            "POST", "/v1/streams", {"Content-Type": "application/json"}, msgspec.json.encode(wanted)
+        )
+
+    def feed(self, data: bytes) -> list[Told]:
+        """See the base."""
+        if self._made is not None:
+            self._made.feed(data)
+            if not self._made.complete:
+                return []
+            if self._made.status != 201:
+                self.refused = self.over = True
+                return []
+            self._follow(_URL.decode(self._made.take()).url, "")
+            self._made = None
+            return []
+        # An event without an id on the stream has the one before it, which is another vehicle's.
+        of = {chain.vehicle: chain for chain in self.chains}
+        return [
+            Told(chain, one.event, "" if one.event == "reset" else one.id, one.data.encode())
+            for one in self._events(data)
+            if (chain := of.get(_VEHICLE.decode(one.data).vehicle)) is not None
+        ]
 
 
 class _Polled(msgspec.Struct):
@@ -99,17 +176,15 @@ _ANSWER = msgspec.json.Decoder(_Answer)
 class Poll(Transport):
     """Long-polls, one after the other, each with the id that the one before gave."""
 
-    def __init__(self, line: Line, chain: Chain, path: str, wait: int) -> None:
-        super().__init__(line, chain, f"{path}{'&' if '?' in path else '?'}wait={wait}", wait)
-        self.silence = wait + _PATIENCE
-
     def ask(self) -> None:
         """With the id, if there is one. That it is answered late is what it is for."""
-        self._ask(_last(self.chain))
+        self.silence = self.asks.wait + _PATIENCE
+        self._ask(self.chain.last)
 
-    def _ask(self, headers: dict[str, str]) -> None:
+    def _ask(self, last: str) -> None:
         self._answer = Answer()
-        self.line.ask("GET", self.path, {"Accept": "application/json"} | headers)
+        path = self.events(f"wait={self.asks.wait}")
+        self.line.ask("GET", path, {"Accept": "application/json"} | _last(last))
         self.open = True
 
     def feed(self, data: bytes) -> list[Told]:
@@ -124,13 +199,13 @@ class Poll(Transport):
         if self._answer.headers.get("connection") == "close":
             self.over, self.open = True, False  # nothing is cut: it was answered
         else:
-            self._ask({"Last-Event-ID": told.last_event_id})
-        events = [Told(one.event, one.id, bytes(one.data)) for one in told.events]
-        return [*events, Told("", told.last_event_id, b"")]
+            self._ask(told.last_event_id)
+        events = [Told(self.chain, one.event, one.id, bytes(one.data)) for one in told.events]
+        return [*events, Told(self.chain, "", told.last_event_id, b"")]
 
 
-def _last(chain: Chain) -> dict[str, str]:
-    return {"Last-Event-ID": chain.last} if chain.last else {}
+def _last(last: str) -> dict[str, str]:
+    return {"Last-Event-ID": last} if last else {}
 
 
-TRANSPORTS: dict[str, type[Transport]] = {"stream": Stream, "poll": Poll}
+TRANSPORTS: dict[str, type[Transport]] = {"stream": Stream, "poll": Poll, "many": Many}

@@ -32,7 +32,7 @@ from fleetcast.proof import roles
 from fleetcast.proof.client import get
 from fleetcast.proof.drivers import Driven
 from fleetcast.proof.follow import Follower
-from fleetcast.proof.oracle import Event, Oracle
+from fleetcast.proof.oracle import Event, Mood, Oracle
 from fleetcast.proof.packets import DEFINED, VIEWS, body
 from fleetcast.proof.ports import free_ports, platform_settings
 from fleetcast.proof.rows import Row
@@ -56,6 +56,8 @@ class Size(msgspec.Struct, frozen=True):
     window: float = 60.0
     moods: str = "mixed"
     """Of the phones; or `steady`."""
+    many: int = 20
+    """Vehicles of a phone that follows many."""
 
 
 class _Acked(msgspec.Struct):
@@ -71,7 +73,7 @@ _SPARE = 2  # ports for so many edges, consumes and origins that are added while
 
 class _Seen(msgspec.Struct):
     events: list[Event]
-    moods: list[tuple[int, str, bool, bool, bool, str]]
+    moods: list[Mood]
     connected: int
     closed: int
     refused: int
@@ -196,6 +198,7 @@ class World:
                     phones=self.size.phones,
                     window=self.size.window,
                     moods=self.size.moods,
+                    many=self.size.many,
                 ),
                 self._on_phones,
             )
@@ -238,12 +241,12 @@ class World:
 
     def _on_phones(self, line: bytes) -> None:
         said = msgspec.json.decode(line, type=_Seen)
-        for phone, vehicle, awake, again, anew, view in said.moods:
-            if not awake:
-                self._woke.pop(phone, None)
+        for mood in said.moods:
+            if not mood.awake:
+                self._woke.pop(mood.phone, None)
             else:
-                self._woke.setdefault(phone, time.monotonic())
-            self.oracle.listens(phone, vehicle, awake=awake, again=again, anew=anew, view=view)
+                self._woke.setdefault(mood.phone, time.monotonic())
+            self.oracle.listens(mood)
         for event in said.events:
             self.oracle.event(event)
         self.connected, self.closed, self.phones_refused = said.connected, said.closed, said.refused

@@ -14,7 +14,7 @@ import msgspec
 from fleetcast.clock import rfc3339
 from fleetcast.decode import load
 from fleetcast.proof import rules
-from fleetcast.proof.oracle import Event, Oracle, digest
+from fleetcast.proof.oracle import Event, Mood, Oracle, digest
 from fleetcast.proof.packets import DEFINED, body, is_poison, packet
 from fleetcast.settings import Settings
 from fleetcast.skew import believed
@@ -144,7 +144,7 @@ class Platform:
 
     def _listens(self, phone: Phone, *, awake: bool, again: bool, anew: bool = False) -> None:
         view = phone.view.name if phone.view.key else ""
-        self.oracle.listens(phone.number, phone.car.name, awake=awake, again=again, anew=anew, view=view)
+        self.oracle.listens(Mood(phone.number, phone.car.name, awake, again, anew, view))
 
     def chain(self, phone: Phone) -> list[Update]:
         """All updates of its view."""
@@ -153,7 +153,7 @@ class Platform:
     def snapshot(self, phone: Phone) -> None:
         shown = phone.view.snapshot(phone.car.states[-1])
         phone.signals = msgspec.to_builtins(shown.signals)
-        self.event(phone, "snapshot", version=shown.version, checksum=digest(phone.signals))
+        self.event(phone, "snapshot", version=shown.version, checksum=-digest(phone.signals))
 
     def deliver(self, phone: Phone) -> None:
         """All that it has not got."""

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fleetcast.packet import Signal
-from fleetcast.proof.oracle import digest
+from fleetcast.proof.oracle import Mood, digest
 from fleetcast.proof.packets import packet
 from fleetcast.proof.rows import BREACHES, Row, total
 from fleetcast.update import Update
@@ -255,7 +255,7 @@ def test_updates_that_a_phone_sees_in_another_order() -> None:
 
 def test_an_update_before_the_snapshot() -> None:
     platform, car, phone = driven()
-    platform.oracle.listens(phone.number, car.name, awake=True, again=False, anew=True)
+    platform.oracle.listens(Mood(phone.number, car.name, True, False, True))
     platform.update(phone, car.updates[-1])
     assert found(platform) == {"reordered": 1}
 
@@ -311,7 +311,7 @@ def test_a_snapshot_that_is_not_what_its_packets_come_to(reads: bool) -> None:
     platform.commit(car)
     if reads:
         platform.read(car)
-    platform.oracle.listens(phone.number, car.name, awake=True, again=False, anew=True)
+    platform.oracle.listens(Mood(phone.number, car.name, True, False, True))
     platform.event(phone, "snapshot", version=6, checksum=1)
     platform.read(car)
     assert found(platform) == {"lost": 1}
@@ -409,8 +409,8 @@ def viewing() -> tuple[Platform, Car, Phone, list[Update]]:
     # As it was two updates before.
     at = missed[0].prev
     phone.signals = msgspec.to_builtins(phone.view.snapshot(car.states[at]).signals)
-    platform.oracle.listens(phone.number, car.name, awake=True, again=False, anew=True, view="some")
-    platform.event(phone, "snapshot", version=at, checksum=digest(phone.signals))
+    platform.oracle.listens(Mood(phone.number, car.name, True, False, True, "some"))
+    platform.event(phone, "snapshot", version=at, checksum=-digest(phone.signals))
     assert found(platform) == {}
     assert platform.oracle.behind(platform.oracle.due()) == [phone.number]
     return platform, car, phone, missed
@@ -463,8 +463,8 @@ def test_a_snapshot_of_a_view_by_a_version_that_did_not_touch_it() -> None:
     while platform.chain(phone)[-1].version == len(car.updates):
         platform.drive(car)
     phone.signals = msgspec.to_builtins(phone.view.snapshot(car.states[-1]).signals)
-    platform.oracle.listens(phone.number, car.name, awake=True, again=False, anew=True, view="some")
-    platform.event(phone, "snapshot", version=len(car.updates), checksum=digest(phone.signals))
+    platform.oracle.listens(Mood(phone.number, car.name, True, False, True, "some"))
+    platform.event(phone, "snapshot", version=len(car.updates), checksum=-digest(phone.signals))
     assert "is none of some" in notes(platform)
 
 
