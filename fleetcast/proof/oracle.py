@@ -10,17 +10,24 @@ from __future__ import annotations
 from array import array
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Mapping
+from datetime import datetime
+from math import inf, isfinite
 from typing import Any
 from zlib import crc32
 
 import msgspec
 
-from fleetcast.proof.packets import NAME, VIEWS, Sent, good_before, is_poison, packet
+from fleetcast.proof.packets import NAME, URGENT, VIEWS, Sent, good_before, is_poison, packet
 from fleetcast.proof.rows import Row
 
 MOST_NOTES = 40
 RULES = "Proof.Rules"
 _CLOCKS = 0.001  # seconds: two processes of one machine read the same clock
+_CALM_SECONDS = 1.5  # after the end of a bucket, in which what came in it must be on its way
+_CALM_CLOSE = 0.5  # before it: what is committed then may go with the next
+_CALM_EARLY = (
+    0.1  # the share of what came by calm streams that may be early: a clock that jumps ends a bucket
+)
 
 _canonical = msgspec.json.Encoder(order="sorted")
 
@@ -41,9 +48,7 @@ class Fold:
         self.next = 0  # the packet that is due
         self.chain = 0
         self.count = 0
-        self.status, self.since = "live", ""
-        self.statuses = 0  # versions that are no packets, but changes of status
-        self.stored = ""  # when the last packet was
+        self.urgent = False  # whether the last packet brought another value of what is
 
     def copy(self) -> Fold:
         """As it is now."""
@@ -78,6 +83,9 @@ class Fold:
             if known is None or known["value"] != value:
                 carried[path] = _at(value, sent.sent_at, sent, stored)
         changed = {path: signal for path, signal in carried.items() if self.signals.get(path) != signal}
+        self.urgent = URGENT in changed and changed[URGENT]["value"] != self.signals.get(URGENT, {}).get(
+            "value"
+        )
         # As a merge patch, which names what is gone.
         marked = {path for path in changed if "skewed" in self.signals.get(path, {})}
         patch = {path: ({"skewed": None} if path in marked else {}) | one for path, one in changed.items()}
@@ -122,14 +130,20 @@ class _Chain:
         self.updates = array("L", [0])  # the checksum of the update as phones get it
         self.views = array("L", [digest({})])  # of the view it makes
         self.stored = array("d", [0.0])  # when, seconds since 1970
+        self.times = array("d", [0.0])  # of the packet, which is what buckets go by
+        self.urgent = array("b", [0])  # whether calm streams do not hold it back
 
-    def add(self, version: int, update: dict[str, Any], view: dict[str, Any], stored: float) -> None:
+    def add(
+        self, version: int, update: dict[str, Any], view: dict[str, Any], stored: float, *, urgent: bool
+    ) -> None:
         """The next one. `update` names the signals of this view alone; the version before it here is set."""
         data = msgspec.json.encode(update | {"prev": self.versions[-1]})
         self.versions.append(version)
         self.updates.append(crc32(data))
         self.views.append(digest(view))
         self.stored.append(stored)
+        self.times.append(datetime.fromisoformat(update["updated_at"]).timestamp())
+        self.urgent.append(urgent)
 
     def upto(self, version: int) -> int:
         """Where the last one that is not after this version is."""
@@ -138,8 +152,27 @@ class _Chain:
     def cut(self, version: int) -> None:
         """What is after this version is gone."""
         end = self.upto(version) + 1
-        for column in (self.versions, self.updates, self.views, self.stored):
+        for column in (self.versions, self.updates, self.views, self.stored, self.times, self.urgent):
             del column[end:]
+
+    def due(self, version: int, every: int, now: float) -> int:
+        """The version that a phone must have when `version` is due, on a calm stream if `every`."""
+        at = self.upto(version)
+        if every:
+            over = (now - _CALM_SECONDS) // every * every if isfinite(now) else now
+            while at and self.stored[at] >= over and not self.urgent[at]:
+                at -= 1
+        return self.versions[at]
+
+    def early(self, version: int, every: int) -> bool:
+        """Whether this had to wait for the one after it, which came in the same bucket, and well before its end."""
+        at = self.upto(version)
+        after = at + 1
+        if self.versions[at] != version or self.urgent[at] or after == len(self.versions):
+            return False
+        bucket = self.times[at] // every
+        end = (bucket + 1) * every - _CALM_CLOSE
+        return self.times[after] // every == bucket and self.stored[after] < end
 
 
 def _within(view: str, signals: dict[str, Any]) -> dict[str, Any]:
@@ -222,6 +255,7 @@ class Oracle:
         self._phones: dict[int, _Phone] = {}
         self._mark: dict[str, tuple[Fold, int]] = {}
         self._epochs: set[str] = set()  # those before a restore
+        self._calm: list[tuple[_Phone, int]] = []  # versions that came by calm streams
         self.row = self.turn("before the first fault")
 
     def turn(self, fault: str) -> Row:
@@ -276,24 +310,17 @@ class Oracle:
             self.row.lost += 1
             wrong = sorted(p for p in {*patch, *signals} if patch.get(p) != signals.get(p))
             self._say(f"{vehicle}: version {version} (packet {name}) changes {wrong} otherwise than it must")
-        self._took(one, version, update, stored)
-
-    def _turned(self, one: _Vehicle, vehicle: str, update: Mapping[str, Any]) -> None:
-        if wrong := one.fold.turn(update):
-            self.row.lost += 1
-            self._say(f"{vehicle}: version {update['version']} is no true status: {wrong}")
-        one.back = one.fold.since if one.fold.status == "live" else ""
-
-    def _took(self, one: _Vehicle, version: int, update: dict[str, Any], stored: float) -> None:
-        """LIVE took it: into the chains of the views that it touches, as a status touches all."""
-        fold, signals = one.fold, update["signals"]
-        # The platform's own record of the chains: phones do not get it, nor is it believed here.
-        update.pop("prevs", None)
+        # The platform's own record of the chains, and of what is urgent: phones do not get it, nor is it believed here.
+        for own in ("prevs", "urgent"):
+            update.pop(own, None)
         for view, chain in one.chains.items():
             if not view:
-                chain.add(version, update, fold.signals, stored)
-            elif (mine := _within(view, signals)) or "status" in update:
-                chain.add(version, update | {"signals": mine}, _within(view, fold.signals), stored)
+                chain.add(version, update, fold.signals, stored, urgent=fold.urgent)
+            elif mine := _within(view, signals):
+                urgent = fold.urgent and URGENT in mine
+                chain.add(
+                    version, update | {"signals": mine}, _within(view, fold.signals), stored, urgent=urgent
+                )
         fold.version = version
         if one.waiting:
             waiting, one.waiting = one.waiting, []
@@ -386,9 +413,10 @@ class Oracle:
             self.row.reordered += 1
             self._say(f"{who} got {at} after {one.version}")
         one.version, one.epoch = event.version, event.epoch
-        if (
-            event.epoch == self.epoch
-        ):  # what was still on its way before a restore is judged by its order alone
+        # What was still on its way before a restore is judged by its order alone.
+        if event.epoch == self.epoch:
+            if one.every:
+                self._calm.append((one, event.version))
             self._same(vehicle, event.phone, event.version, event.checksum, event.when)
 
     def _same(self, vehicle: _Vehicle, phone: int, version: int, checksum: int, when: float) -> None:
@@ -426,21 +454,24 @@ class Oracle:
         """By vehicle the version that everything acknowledged by now comes to."""
         return {name: one.due for name, one in self._vehicles.items()}
 
-    def behind(self, due: Mapping[str, int]) -> list[int]:
-        """The phones that listen and have not got so far yet."""
+    def behind(self, due: Mapping[str, int], now: float = inf) -> list[int]:
+        """The phones that listen and have not got so far yet. `now`: of calm ones, as far as they must have by then."""
         return [
             number
             for number, one in self._phones.items()
             if one.awake
             and (
-                one.snapshot_due or one.epoch != self.epoch or one.version < self._due(one, due[one.vehicle])
+                one.snapshot_due
+                or one.epoch != self.epoch
+                or one.version < self._due(one, due[one.vehicle], now)
             )
         ]
 
-    def _due(self, phone: _Phone, version: int) -> int:
-        """What the phone must have got when `version` is due. (Of a view that is known once LIVE was read so far.)"""
-        chain = self._vehicles[phone.vehicle].chains[phone.view]
-        return chain.versions[chain.upto(version)] if phone.view else version
+    def _due(self, phone: _Phone, version: int, now: float) -> int:
+        """What the phone must have got when `version` is due. (But for `all` that is known once LIVE was read so far.)"""
+        if not phone.view and not (phone.every and isfinite(now)):
+            return version
+        return self._vehicles[phone.vehicle].chains[phone.view].due(version, phone.every, now)
 
     @property
     def asleep(self) -> int:
@@ -474,7 +505,7 @@ class Oracle:
             if rejected:
                 one.gone.append(range(acked, one.acked))
             one.waiting.clear()
-            one.back = ""
+            self._calm.clear()
             fold.next = one.acked
             one.base = good_before(one.acked) - (fold.version - fold.statuses)
             one.fold = fold
@@ -521,6 +552,17 @@ class Oracle:
             if one.waiting:
                 self.row.lost += len(one.waiting)
                 self._say(f"{name}: phones saw {len(one.waiting)} updates that LIVE never took")
+
+        early = [
+            (phone, version)
+            for phone, version in self._calm
+            if self._vehicles[phone.vehicle].chains[phone.view].early(version, phone.every)
+        ]
+        if len(early) > 2 + _CALM_EARLY * len(self._calm):
+            phone, version = early[0]
+            self.row.early += len(early)
+            such = f"such as version {version} of {phone.vehicle}"
+            self._say(f"{len(early)} of {len(self._calm)} updates of calm streams did not wait, {such}")
 
     def level(self, phone: int, version: int, checksum: int) -> None:
         """What a phone shows in the end, all of it."""

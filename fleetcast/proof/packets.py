@@ -20,9 +20,14 @@ POISON = "Proof.Poison"
 BOOT_AFTER = 500  # packets: then the car restarts, and counts from one again
 POISON_EVERY = 100
 
-DEFINED = ("some: Proof.Flag *.List **.Number3", "rare: Proof.Text Proof.Rules")
-VIEWS = {"some": {"Proof.Flag", "Proof.List", "Proof.Number3"}, "rare": {"Proof.Text", "Proof.Rules"}}
+DEFINED = ("some: Proof.Flag *.List **.Number3", "rare: Proof.Text Proof.Rules *.Alarm")
+VIEWS = {
+    "some": {"Proof.Flag", "Proof.List", "Proof.Number3"},
+    "rare": {"Proof.Text", "Proof.Rules", "Proof.Alarm"},
+}
 """The views of a proof's platform beside `all`: as its settings define them, and the paths that this means."""
+URGENT = "Proof.Alarm"
+"""What calm streams do not hold back, if its value changes. Every second time it is sent it does not."""
 
 _BEGIN = datetime(2026, 1, 1, tzinfo=UTC)
 _LARGE_EVERY = 1000
@@ -80,6 +85,8 @@ def packet(seed: int, vehicle: str, n: int) -> Sent:
         signals["Proof.List"] = ([dice % 10, dice % 4], sent_at)
     if dice % 11 == 0:
         signals["Proof.Text"] = (f"{dice % 13} öl\n", sent_at)
+    if dice % 41 == 0:
+        signals[URGENT] = (dice % 82 == 0, sent_at)
     if poison := is_poison(n):
         signals[POISON] = (True, sent_at)
     return Sent(boot, seq, sent_at, signals, poison, lost)

@@ -5,8 +5,8 @@
     sleepy     goes away for a while, most often for less than the window
     slow       reads 1 kB a second for a while, then catches up
 
-Some are on a view, of some signals or of a rare one, the others on all; most have a stream, some long-poll. All come back with
-their last event id, unless told otherwise. They check nothing: what they saw is reported, and the oracle judges.
+Some are on a view, of some signals or of a rare one, the others on all; most have a stream, some long-poll; some of either are
+calm. All come back with their last event id, unless told otherwise. They check nothing: what they saw is reported, and the oracle judges.
 In: {"drop": true} makes all come back at once; {"anew": true} the same, without their last event id; {"away": seconds} sends
 every third, ten at most, away for so long; {"calm": true} ends all moods; {"final": true} asks what each shows.
 Out: each tenth of a second {"events": […], "moods": [`oracle.Mood`, …], "connected", "closed",
@@ -32,14 +32,23 @@ from fleetcast.proof.shown import Chain
 from fleetcast.proof.transports import TRANSPORTS, Asks, Many, Told, Transport
 
 _MOODS = ("steady",) * 12 + ("restless",) * 4 + ("sleepy",) * 3 + ("slow",)
+_CALM = 5
 _KINDS = (
-    *(("stream", view) for view in ("some", "rare", "")),
-    ("poll", ""),
-    *(("stream", view) for view in ("", "", "some")),
-    ("poll", "rare"),
-    *(("stream", view) for view in ("", "rare", "")),
+    ("stream", "some", 0),
+    ("stream", "rare", 0),
+    ("stream", "", 0),
+    ("poll", "", 0),
+    ("stream", "", _CALM),
+    ("stream", "", 0),
+    ("stream", "some", _CALM),
+    ("poll", "rare", 0),
+    ("stream", "some", 0),
+    ("poll", "", _CALM),
+    ("stream", "rare", 0),
+    ("stream", "", 0),
+    ("stream", "", 0),
 )
-"""By turns: (transport, view). As many as have nothing in common with the moods, so that each comes in each."""
+"""By turns: (transport, view, calm by so many seconds or 0). As many as have nothing in common with the moods, so that each comes in each."""
 _WAIT = (5, 20)  # seconds that a long-poll waits
 _MANY = 1_000_000  # from here on the oracle numbers the chains of those who follow many vehicles
 _OPENS = 15.0  # seconds without a byte while it is not open yet
@@ -53,13 +62,13 @@ class Phone:
     """One of them."""
 
     def __init__(self, number: int, vehicles: Sequence[str], mood: str, crowd: Phones) -> None:
-        by, view = _KINDS[number % len(_KINDS)]
+        by, view, every = _KINDS[number % len(_KINDS)]
         self.number = number
         self.mood = mood
         self.crowd = crowd
         self.dice = random.Random(f"{crowd.seed}/phone/{number}")
         self.by = TRANSPORTS[by]
-        self.asks = Asks(view, 0, self.dice.randint(*_WAIT))
+        self.asks = Asks(view, every, self.dice.randint(*_WAIT))
         first = number % len(vehicles)
         names = [(number, vehicles[first])]
         if self.by is Many:

@@ -22,7 +22,7 @@ _PATIENCE = 10.0  # beyond a poll's own wait
 
 
 class Told(NamedTuple):
-    """An event of a chain as it came; `id` is empty if it has none. Without a name: `id` is what to come back with from here on."""
+    """An event of a chain as it came; `id` is empty if it has none. Without a name: `id` is what to come back with now."""
 
     chain: Chain
     event: str

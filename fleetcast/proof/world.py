@@ -370,7 +370,7 @@ class World:
         return last_bad - since
 
     def _lags(self, due: Mapping[str, int], now: float) -> bool:
-        behind = self.oracle.behind(due)
+        behind = self.oracle.behind(due, time.time())
         return bool(self.oracle.uncommitted(due)) or any(now - self._woke[phone] > _OPENS for phone in behind)
 
     async def level(self, bound: float) -> bool:
