@@ -25,9 +25,9 @@ RULES = "Proof.Rules"
 _CLOCKS = 0.001  # seconds: two processes of one machine read the same clock
 _CALM_SECONDS = 1.5  # after the end of a bucket, in which what came in it must be on its way
 _CALM_CLOSE = 0.5  # before it: what is committed then may go with the next
-_CALM_EARLY = (
-    0.1  # the share of what came by calm streams that may be early: a clock that jumps ends a bucket
-)
+_NOT_CALM = 0.1
+"""The share of what came by calm streams that may be early or late: a clock that jumps ends a bucket, and who comes back after
+something urgent gets that with what came later."""
 
 _canonical = msgspec.json.Encoder(order="sorted")
 
@@ -164,15 +164,20 @@ class _Chain:
                 at -= 1
         return self.versions[at]
 
-    def early(self, version: int, every: int) -> bool:
-        """Whether this had to wait for the one after it, which came in the same bucket, and well before its end."""
-        at = self.upto(version)
-        after = at + 1
-        if self.versions[at] != version or self.urgent[at] or after == len(self.versions):
-            return False
-        bucket = self.times[at] // every
+    def calm(self, prev: int, version: int, every: int) -> bool:
+        """Whether a calm stream keeps its rule by this update.
+
+        It does not if the last of it had to wait for the one after, which came in the same bucket, and well before its end;
+        or if one in it was urgent, so that it, and what was before it, had not to wait for the others.
+        """
+        first, last = self.upto(prev) + 1, self.upto(version)
+        if self.versions[last] != version or any(self.urgent[at] for at in range(first, last)):
+            return self.versions[last] != version  # that is said elsewhere
+        if self.urgent[last] or last + 1 == len(self.versions):
+            return True
+        bucket = self.times[last] // every
         end = (bucket + 1) * every - _CALM_CLOSE
-        return self.times[after] // every == bucket and self.stored[after] < end
+        return self.times[last + 1] // every != bucket or self.stored[last + 1] >= end
 
 
 def _within(view: str, signals: dict[str, Any]) -> dict[str, Any]:
@@ -255,7 +260,7 @@ class Oracle:
         self._phones: dict[int, _Phone] = {}
         self._mark: dict[str, tuple[Fold, int]] = {}
         self._epochs: set[str] = set()  # those before a restore
-        self._calm: list[tuple[_Phone, int]] = []  # versions that came by calm streams
+        self._calm: list[tuple[_Phone, int, int]] = []  # (prev, version) that came by calm streams
         self.row = self.turn("before the first fault")
 
     def turn(self, fault: str) -> Row:
@@ -416,7 +421,7 @@ class Oracle:
         # What was still on its way before a restore is judged by its order alone.
         if event.epoch == self.epoch:
             if one.every:
-                self._calm.append((one, event.version))
+                self._calm.append((one, event.prev, event.version))
             self._same(vehicle, event.phone, event.version, event.checksum, event.when)
 
     def _same(self, vehicle: _Vehicle, phone: int, version: int, checksum: int, when: float) -> None:
@@ -553,16 +558,16 @@ class Oracle:
                 self.row.lost += len(one.waiting)
                 self._say(f"{name}: phones saw {len(one.waiting)} updates that LIVE never took")
 
-        early = [
-            (phone, version)
-            for phone, version in self._calm
-            if self._vehicles[phone.vehicle].chains[phone.view].early(version, phone.every)
+        wrong = [
+            (phone, prev, version)
+            for phone, prev, version in self._calm
+            if not self._vehicles[phone.vehicle].chains[phone.view].calm(prev, version, phone.every)
         ]
-        if len(early) > 2 + _CALM_EARLY * len(self._calm):
-            phone, version = early[0]
-            self.row.early += len(early)
-            such = f"such as version {version} of {phone.vehicle}"
-            self._say(f"{len(early)} of {len(self._calm)} updates of calm streams did not wait, {such}")
+        if len(wrong) > 2 + _NOT_CALM * len(self._calm):
+            phone, prev, version = wrong[0]
+            self.row.calm += len(wrong)
+            such = f"such as {prev}->{version} of {phone.vehicle}"
+            self._say(f"{len(wrong)} of {len(self._calm)} updates of calm streams came early or late, {such}")
 
     def level(self, phone: int, version: int, checksum: int) -> None:
         """What a phone shows in the end, all of it."""

@@ -6,7 +6,8 @@
     slow       reads 1 kB a second for a while, then catches up
 
 Some are on a view, of some signals or of a rare one, the others on all; most have a stream, some long-poll; some of either are
-calm. All come back with their last event id, unless told otherwise. They check nothing: what they saw is reported, and the oracle judges.
+calm. All come back with their last event id, unless told otherwise. They check nothing: what they saw is reported, and the
+oracle judges.
 In: {"drop": true} makes all come back at once; {"anew": true} the same, without their last event id; {"away": seconds} sends
 every third, ten at most, away for so long; {"calm": true} ends all moods; {"final": true} asks what each shows.
 Out: each tenth of a second {"events": […], "moods": [`oracle.Mood`, …], "connected", "closed",
@@ -48,7 +49,8 @@ _KINDS = (
     ("stream", "", 0),
     ("stream", "", 0),
 )
-"""By turns: (transport, view, calm by so many seconds or 0). As many as have nothing in common with the moods, so that each comes in each."""
+"""By turns: (transport, view, seconds that it is calm by, or 0). As many as have nothing in common with the moods, so that each
+comes in each."""
 _WAIT = (5, 20)  # seconds that a long-poll waits
 _MANY = 1_000_000  # from here on the oracle numbers the chains of those who follow many vehicles
 _OPENS = 15.0  # seconds without a byte while it is not open yet

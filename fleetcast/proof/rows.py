@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 import msgspec
 
-BREACHES = ("lost", "twice", "reordered", "false_resets", "unhealed", "cut", "early")
+BREACHES = ("lost", "twice", "reordered", "false_resets", "unhealed", "cut", "calm")
 
 
 class Row(msgspec.Struct):
@@ -24,8 +24,8 @@ class Row(msgspec.Struct):
     """How often not all was level again within the bound."""
     cut: int = 0
     """Streams closed that had to stay open."""
-    early: int = 0
-    """How often a calm stream told what had to wait for the end of its bucket."""
+    calm: int = 0
+    """How often a calm stream told what had to wait, or held back what is urgent, if that was no exception."""
     worst_heal: float | None = None
     notes: list[str] = msgspec.field(default_factory=list)
     """Sentences for a person: what was broken, with names; or what was not tried here, and why."""

@@ -33,7 +33,7 @@ from fleetcast.proof.client import get
 from fleetcast.proof.drivers import Driven
 from fleetcast.proof.follow import Follower
 from fleetcast.proof.oracle import Event, Mood, Oracle
-from fleetcast.proof.packets import DEFINED, VIEWS, body
+from fleetcast.proof.packets import DEFINED, URGENT, VIEWS, body
 from fleetcast.proof.ports import free_ports, platform_settings
 from fleetcast.proof.rows import Row
 from fleetcast.proof.wire import Wire
@@ -132,6 +132,7 @@ class World:
             "window": size.window,
             "enrichers": (f"{RULES}:enrich",),
             "views": DEFINED,
+            "urgent": (URGENT,),
             "edge_connections": max(200, size.phones + 100),
             "log": "json",
         }

@@ -11,11 +11,13 @@ from zlib import crc32
 
 import msgspec
 
+from fleetcast.calm import conflated
 from fleetcast.clock import rfc3339
 from fleetcast.decode import load
 from fleetcast.proof import rules
 from fleetcast.proof.oracle import Event, Mood, Oracle, digest
-from fleetcast.proof.packets import DEFINED, body, is_poison, packet
+from fleetcast.proof.packets import DEFINED, URGENT, body, is_poison, packet
+from fleetcast.proof.shown import patched
 from fleetcast.settings import Settings
 from fleetcast.skew import believed
 from fleetcast.state import Named, State, apply
@@ -24,10 +26,10 @@ from fleetcast.views import EVERYTHING, View, Views
 
 decode = load(Settings().decoders).decode
 
-SEED, WINDOW, EPOCH = 7, 60.0, "e"
+SEED, WINDOW, EPOCH, EVERY = 7, 60.0, "e", 5
 _CLOCK = 1e8
 _RULES = [Named("proof", rules.enrich)]
-VIEWS = Views(DEFINED)
+VIEWS = Views(DEFINED, (URGENT,))
 
 
 @dataclass
@@ -52,6 +54,7 @@ class Phone:
     number: int
     car: Car
     view: View = EVERYTHING
+    every: int = 0
     last: str = ""
     version: int = -1
     signals: dict[str, object] = field(default_factory=dict)
@@ -62,14 +65,19 @@ class Platform:
 
     def __init__(self, cars: int = 1, phones: int = 1) -> None:
         names = [f"car-{number}" for number in range(cars)]
-        self.now = 1000.0
+        self.now = 1_767_225_600.0
         self.oracle = Oracle(SEED, names, WINDOW)
         self.oracle.begin(EPOCH)
         self.cars = [Car(name, [State(name)]) for name in names]
-        # With views by turns; the first one is on all.
+        # With views by turns; the first one is on all. Of each car those beyond the third are calm.
         kinds = list(VIEWS.named.values())
         self.phones = [
-            Phone(number, self.cars[number % cars], kinds[number // cars % len(kinds)])
+            Phone(
+                number,
+                self.cars[number % cars],
+                kinds[number // cars % len(kinds)],
+                EVERY if number >= cars * len(kinds) else 0,
+            )
             for number in range(phones)
         ]
         for phone in self.phones:
@@ -96,7 +104,7 @@ class Platform:
                 car.rejected.append(packet(SEED, car.name, n).name)
                 continue
             sent = decode(*body(SEED, car.name, n), 1_000_000)
-            stored = 1_767_225_600.0 + n
+            stored = self.now
             timed = believed(sent, stored, _CLOCK, _CLOCK)
             after = apply(before, timed, "i", n + 1, rfc3339(stored), _RULES)
             self.now += 0.01
@@ -144,7 +152,7 @@ class Platform:
 
     def _listens(self, phone: Phone, *, awake: bool, again: bool, anew: bool = False) -> None:
         view = phone.view.name if phone.view.key else ""
-        self.oracle.listens(Mood(phone.number, phone.car.name, awake, again, anew, view))
+        self.oracle.listens(Mood(phone.number, phone.car.name, awake, again, anew, view, phone.every))
 
     def chain(self, phone: Phone) -> list[Update]:
         """All updates of its view."""
@@ -157,21 +165,20 @@ class Platform:
 
     def deliver(self, phone: Phone) -> None:
         """All that it has not got."""
-        for update in self.chain(phone):
-            if update.version > phone.version:
-                self.update(phone, update)
+        missed = [update for update in self.chain(phone) if update.version > phone.version]
+        for update in conflated(missed, self.now, phone.every) if phone.every else missed:
+            self.update(phone, update)
 
     def update(self, phone: Phone, update: Update) -> None:
         """Of its view; what only LIVE has of it is left out."""
-        update = msgspec.structs.replace(update, prevs={})
-        for path, signal in msgspec.to_builtins(update.signals).items():
-            phone.signals[path] = {name: one for name, one in signal.items() if one is not None}
+        update = msgspec.structs.replace(update, prevs={}, urgent=())
+        phone.signals = patched(phone.signals, msgspec.to_builtins(update.signals))
         self.event(
             phone,
             "update",
             version=update.version,
             prev=update.prev,
-            checksum=crc32(msgspec.json.encode(update)),
+            checksum=-digest(phone.signals) if phone.every else crc32(msgspec.json.encode(update)),
         )
 
     def event(
@@ -199,6 +206,7 @@ class Platform:
             self.ack(car)
             self.commit(car)
             self.read(car)
+        self.now += 2 * EVERY  # what is calm is told by then
         for phone in self.phones:
             self.comes(phone)
         self.look()

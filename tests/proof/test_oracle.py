@@ -12,8 +12,8 @@ from fleetcast.packet import Signal
 from fleetcast.proof.oracle import Mood, digest
 from fleetcast.proof.packets import packet
 from fleetcast.proof.rows import BREACHES, Row, total
-from fleetcast.update import Update
-from tests.proof.faithful import EPOCH, SEED, WINDOW, Car, Phone, Platform
+from fleetcast.update import Update, merged
+from tests.proof.faithful import EPOCH, EVERY, SEED, WINDOW, Car, Phone, Platform
 
 STEPS = ("send", "ack", "commit", "read", "deliver", "comes back", "begins anew", "goes", "time passes")
 
@@ -30,14 +30,14 @@ def notes(platform: Platform) -> str:
 
 @given(
     warm=st.sampled_from((0, 3, 97)),  # 97: the next but one is poison
-    steps=st.lists(st.tuples(st.sampled_from(STEPS), st.integers(0, 5)), max_size=60),
+    steps=st.lists(st.tuples(st.sampled_from(STEPS), st.integers(0, 11)), max_size=60),
 )
 @settings(max_examples=60)
 def test_a_faithful_platform_breaks_nothing(warm: int, steps: list[tuple[str, int]]) -> None:
-    platform = Platform(cars=2, phones=6)  # of each car one on all, and one on each view
+    platform = Platform(cars=2, phones=12)  # of each car one on all, and one on each view; and the same, calm
     platform.drive(platform.cars[0], warm)
     for step, number in steps:
-        car, phone = platform.cars[number % 2], platform.phones[number % 6]
+        car, phone = platform.cars[number % 2], platform.phones[number]
         does: dict[str, Callable[[], None]] = {
             "send": partial(platform.send, car),
             "ack": partial(platform.ack, car),
@@ -491,3 +491,72 @@ def test_a_phone_that_shows_other_signals_of_a_view_in_the_end() -> None:
     signals = msgspec.to_builtins(car.states[-1].signals)
     platform.oracle.level(phone.number, phone.version, digest(signals))
     assert found(platform) == {"lost": 1}
+
+
+# Calm streams
+
+
+def calm(packets: int) -> tuple[Platform, Car, Phone]:
+    """A calm phone that got its snapshot before so many packets, all of one bucket, and nothing since."""
+    platform = Platform(phones=4)
+    car, phone = platform.cars[0], platform.phones[3]
+    assert phone.every
+    platform.now = platform.now // EVERY * EVERY
+    for _ in range(packets):
+        platform.send(car)
+    platform.ack(car)
+    platform.commit(car)
+    platform.read(car)
+    for one in platform.phones[:3]:
+        platform.deliver(one)
+    return platform, car, phone
+
+
+def test_a_calm_phone_is_behind_once_its_bucket_is_over_for_a_while() -> None:
+    platform, car, phone = calm(4)
+    due, end = platform.oracle.due(), platform.now // EVERY * EVERY + EVERY
+    assert platform.oracle.behind(due, end) == []
+    assert platform.oracle.behind(due, end + 2) == [phone.number]
+    assert platform.oracle.behind(due) == [phone.number]
+    platform.now = end
+    platform.deliver(phone)
+    assert platform.oracle.behind(due) == []
+    assert (phone.version, found(platform)) == (len(car.updates), {})
+
+
+def test_a_calm_phone_is_behind_at_once_in_what_is_urgent() -> None:
+    platform, car, phone = calm(150)
+    urgent = [update.version for update in car.updates if update.urgent]
+    assert len(urgent) > 1
+    assert platform.oracle.behind(platform.oracle.due(), platform.now) == [phone.number]
+    platform.deliver(phone)
+    assert phone.version == urgent[-1]
+    assert platform.oracle.behind(platform.oracle.due(), platform.now) == []
+
+
+def test_updates_of_a_calm_stream_that_do_not_wait_for_each_other() -> None:
+    platform, car, phone = calm(6)
+    for update in car.updates:
+        platform.update(phone, update)
+    platform.look()
+    assert found(platform) == {"calm": 5}  # the last one waits for nothing
+
+
+def test_updates_of_a_calm_stream_that_hold_back_what_is_urgent() -> None:
+    platform, car, phone = calm(300)
+    inside = 0
+    for at in range(0, len(car.updates), 25):
+        run = car.updates[at : at + 25]
+        inside += any(update.urgent for update in run[:-1])
+        platform.update(phone, merged(run))
+    assert inside > 2
+    platform.look()
+    assert found(platform)["calm"] >= inside
+
+
+def test_a_calm_update_that_does_not_lead_where_it_says() -> None:
+    platform, car, phone = calm(6)
+    oldest = merged(car.updates[::-1])
+    platform.update(phone, msgspec.structs.replace(merged(car.updates), signals=oldest.signals))
+    assert found(platform) == {"lost": 1}
+    assert "version 6 is not what LIVE took" in notes(platform)
