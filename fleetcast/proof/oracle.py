@@ -23,11 +23,13 @@ from fleetcast.proof.rows import Row
 MOST_NOTES = 40
 RULES = "Proof.Rules"
 _CLOCKS = 0.001  # seconds: two processes of one machine read the same clock
-_CALM_SECONDS = 1.5  # after the end of a bucket, in which what came in it must be on its way
+_CALM_SECONDS = 1.0  # after the end of a bucket, in which what came in it must be on its way
 _CALM_CLOSE = 0.5  # before it: what is committed then may go with the next
 _NOT_CALM = 0.1
-"""The share of what came by calm streams that may be early or late: a clock that jumps ends a bucket, and who comes back after
-something urgent gets that with what came later."""
+"""The share of what came by calm streams that may tell too much or too little: a clock that jumps ends a bucket, and who comes
+back after something urgent gets that with what came later."""
+_LATE = 0.5
+"""That of what waited which may come after its bucket: faults hold it up."""
 
 _canonical = msgspec.json.Encoder(order="sorted")
 
@@ -179,6 +181,13 @@ class _Chain:
         end = (bucket + 1) * every - _CALM_CLOSE
         return self.times[last + 1] // every != bucket or self.stored[last + 1] >= end
 
+    def late(self, prev: int, version: int, every: int, when: float) -> bool | None:
+        """Whether the first of it, and with it all, waited for longer than its bucket; None if the last did not wait."""
+        first, last = self.upto(prev) + 1, self.upto(version)
+        if self.versions[last] != version or self.urgent[last]:
+            return None
+        return when > (self.stored[first] // every + 1) * every + _CALM_SECONDS
+
 
 def _within(view: str, signals: dict[str, Any]) -> dict[str, Any]:
     """Those of a view."""
@@ -212,6 +221,7 @@ class _Phone:
         self.version = -1
         self.snapshot_due = True
         self.awake = False
+        self.back = False  # it came back, and got nothing yet
 
 
 class Mood(msgspec.Struct, frozen=True, array_like=True):
@@ -260,7 +270,8 @@ class Oracle:
         self._phones: dict[int, _Phone] = {}
         self._mark: dict[str, tuple[Fold, int]] = {}
         self._epochs: set[str] = set()  # those before a restore
-        self._calm: list[tuple[_Phone, int, int]] = []  # (prev, version) that came by calm streams
+        self._calm: list[tuple[_Phone, int, int, float]] = []
+        """(prev, version, when) that came by calm streams; when is 0 of what a phone missed."""
         self.row = self.turn("before the first fault")
 
     def turn(self, fault: str) -> Row:
@@ -353,6 +364,7 @@ class Oracle:
         """A phone opened its stream, or does not want one now."""
         one = self._phones.setdefault(mood.phone, _Phone(mood.vehicle, mood.view, mood.every))
         one.awake = mood.awake
+        one.back |= mood.again or mood.anew
         one.snapshot_due |= mood.anew
         self.returns += mood.again
 
@@ -421,8 +433,11 @@ class Oracle:
         # What was still on its way before a restore is judged by its order alone.
         if event.epoch == self.epoch:
             if one.every:
-                self._calm.append((one, event.prev, event.version))
+                self._calm.append(
+                    (one, event.prev, event.version, event.when if one.awake and not one.back else 0.0)
+                )
             self._same(vehicle, event.phone, event.version, event.checksum, event.when)
+        one.back = False
 
     def _same(self, vehicle: _Vehicle, phone: int, version: int, checksum: int, when: float) -> None:
         """What a phone saw is what LIVE took, and took before."""
@@ -558,16 +573,28 @@ class Oracle:
                 self.row.lost += len(one.waiting)
                 self._say(f"{name}: phones saw {len(one.waiting)} updates that LIVE never took")
 
-        wrong = [
-            (phone, prev, version)
-            for phone, prev, version in self._calm
-            if not self._vehicles[phone.vehicle].chains[phone.view].calm(prev, version, phone.every)
-        ]
-        if len(wrong) > 2 + _NOT_CALM * len(self._calm):
-            phone, prev, version = wrong[0]
-            self.row.calm += len(wrong)
-            such = f"such as {prev}->{version} of {phone.vehicle}"
-            self._say(f"{len(wrong)} of {len(self._calm)} updates of calm streams came early or late, {such}")
+        self._rule()
+
+    def _rule(self) -> None:
+        """Whether calm streams kept theirs."""
+        wrong, late, waited = list[str](), list[str](), 0
+        for phone, prev, version, when in self._calm:
+            chain, such = (
+                self._vehicles[phone.vehicle].chains[phone.view],
+                f"{prev}->{version} of {phone.vehicle}",
+            )
+            if not chain.calm(prev, version, phone.every):
+                wrong.append(such)
+            is_late = chain.late(prev, version, phone.every, when) if when else None
+            waited += is_late is not None
+            late += [such] * bool(is_late)
+        for what, found, share, of in (
+            ("told what had to wait, or held back what is urgent", wrong, _NOT_CALM, len(self._calm)),
+            ("came after their bucket", late, _LATE, waited),
+        ):
+            if len(found) > 2 + share * of:
+                self.row.calm += len(found)
+                self._say(f"{len(found)} of {of} updates of calm streams {what}, such as {found[0]}")
 
     def level(self, phone: int, version: int, checksum: int) -> None:
         """What a phone shows in the end, all of it."""

@@ -72,7 +72,7 @@ MUTANTS = {
     "accept-before-store": _STORE,
     "ack-before-commit": _CRASH,
     "boot-ignored": Run(("consume stopped for seconds",), 5, cars=1, rate=80),
-    "calm-a-bucket-late": Run(("consume stopped for seconds",), 2),
+    "calm-a-bucket-late": Run(("ingest stopped for seconds",), 2),
     "calm-keeps-oldest": _BACK,
     "calm-replay-off-by-one": _BACK,
     "calm-urgent-waits": Run(_BACK.only, 3, phones=26, rate=200),
