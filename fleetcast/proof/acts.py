@@ -215,7 +215,10 @@ def finished(world: World) -> list[Row]:
     rows = list(world.oracle.rows.values())
     returns, resets = world.oracle.returns, world.oracle.resets
     share = resets / returns if returns else 0.0
-    rows[-1].notes.append(f"{returns:,} returns of phones, {resets} answered by a reset ({share:.2%})")
+    told = f"{world.oracle.statuses:,} changes of status"
+    rows[-1].notes.append(
+        f"{returns:,} returns of phones, {resets} answered by a reset ({share:.2%}); {told}"
+    )
     return rows
 
 

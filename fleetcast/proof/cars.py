@@ -1,5 +1,5 @@
 """The cars of a proof, a process: each sends its packets one after the other, each until it is acknowledged. Every second
-one sends by MQTT, if there is a port for it; the others send some now and then in one request.
+one sends by MQTT, if there is a port for it; the others send some now and then in one request. Now and then one sleeps.
 
 In: commands on standard input, a JSON object a line: {"rate": packets a second of all cars together}, 0 pauses them.
 Out: each tenth of a second {"acked": [[car, packet], …], "retries": n, "unsure": how many of them may have been stored by MQTT,
@@ -24,6 +24,8 @@ from fleetcast.proof.packets import body
 
 _TIMEOUT = 10.0
 _STORED = 202
+_SLEEPS = 0.006  # how often a car sleeps after what it sent
+_AS_LONG = (0.7, 2.5)  # times as long as makes it quiet
 _BATCH = 207
 _BATCHES = 0.05  # the share of a car's requests that have several packets
 _MOST = 5
@@ -34,13 +36,16 @@ _SUFFIXES = {"application/x-ndjson": "/ndjson", "application/msgpack": "/msgpack
 class Cars(Driver):
     """All cars."""
 
-    def __init__(self, port: int, mqtt: int, seed: int, vehicles: list[str], rate: float) -> None:
+    def __init__(
+        self, port: int, mqtt: int, seed: int, vehicles: list[str], rate: float, sleep: float
+    ) -> None:
         super().__init__()
         self.port = port
         self.mqtt = mqtt
         self.seed = seed
         self.vehicles = vehicles
         self.rate = rate
+        self.sleep = sleep
         self.go = asyncio.Event()
         self.busy = 0
         self.acked: list[tuple[int, int]] = []
@@ -100,6 +105,8 @@ class Cars(Driver):
                 self.unsure += isinstance(door, _Mqtt)
                 await asyncio.sleep(dice.uniform(0.1, 0.6))
             self.busy -= 1
+            if dice.random() < _SLEEPS:
+                due = time.monotonic() + dice.uniform(*_AS_LONG) * self.sleep
 
 
 _Packet = tuple[bytes, str, str]
@@ -192,9 +199,10 @@ def main() -> int:
     parser.add_argument("--seed", type=int, required=True)
     parser.add_argument("--vehicles", required=True, help="their ids, in a JSON list")
     parser.add_argument("--rate", type=float, default=0.0, help="packets a second of all together")
+    parser.add_argument("--sleep", type=float, required=True, help="seconds of silence that make a car quiet")
     given = parser.parse_args()
     vehicles = msgspec.json.decode(given.vehicles, type=list[str])
-    asyncio.run(Cars(given.port, given.mqtt, given.seed, vehicles, given.rate).run())
+    asyncio.run(Cars(given.port, given.mqtt, given.seed, vehicles, given.rate, given.sleep).run())
     return 0
 
 

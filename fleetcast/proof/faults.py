@@ -171,6 +171,15 @@ async def _again(world: World, dice: random.Random) -> bool:
     return True
 
 
+async def _in_silence(world: World, dice: random.Random) -> bool:
+    """A consume process dies while no car sends. All the same each is said to be silent, and everybody is told."""
+    await world.pause()
+    await world.kill(_one(world, dice, "consume"))
+    await world.silent()
+    world.resume()
+    return True
+
+
 async def fill_disk(world: World, dice: random.Random, folder: Path) -> bool:
     """Takes all that is free for some seconds; true if ingest noticed."""
     ballast = folder / "ballast"
@@ -251,6 +260,7 @@ ALL: tuple[Fault, ...] = (
         Fault(f"clock of {role} jumps", partial(_clock, role=role))
         for role in ("consume", "origin", "ingest")
     ),
+    Fault("consume killed while all cars are silent", _in_silence),
     Fault("all phones come back at once", drop),
     Fault("all phones begin anew", _anew),
     Fault("phones away for longer than the window", _away),

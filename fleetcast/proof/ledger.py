@@ -12,7 +12,8 @@ from typing import Any
 
 import msgspec
 
-from fleetcast.proof.oracle import MOST_NOTES, Fold
+from fleetcast.proof.fold import Fold
+from fleetcast.proof.oracle import MOST_NOTES
 from fleetcast.proof.packets import BOOT_AFTER, body, good_before, is_poison, packet
 from fleetcast.proof.rows import Row
 

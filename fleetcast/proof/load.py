@@ -24,8 +24,8 @@ from fleetcast.live import Change, Fenced
 from fleetcast.nats_live import NatsLive
 from fleetcast.nats_queue import NatsQueue
 from fleetcast.packet import Signal
+from fleetcast.proof.fold import Fold
 from fleetcast.proof.ledger import Ledger
-from fleetcast.proof.oracle import Fold
 from fleetcast.proof.packets import body, packet
 from fleetcast.queue import Delivery, Stored
 from fleetcast.settings import Settings

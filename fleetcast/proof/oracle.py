@@ -7,186 +7,36 @@ own: it knows nothing of how the platform keeps a state, makes an update or deci
 
 from __future__ import annotations
 
-from array import array
-from bisect import bisect_left, bisect_right
+from bisect import bisect_right
 from collections.abc import Iterable, Mapping
-from datetime import datetime
 from math import inf, isfinite
-from typing import Any
-from zlib import crc32
+from typing import Any, NamedTuple
 
 import msgspec
 
-from fleetcast.proof.packets import NAME, URGENT, VIEWS, Sent, good_before, is_poison, packet
+from fleetcast.proof import links
+from fleetcast.proof.fold import LIVE, OFFLINE, RULES, Fold, Silence, seconds, shown
+from fleetcast.proof.links import Links
+from fleetcast.proof.packets import NAME, URGENT, VIEWS, good_before, is_poison, packet
 from fleetcast.proof.rows import Row
 
 MOST_NOTES = 40
-RULES = "Proof.Rules"
 _CLOCKS = 0.001  # seconds: two processes of one machine read the same clock
-_CALM_SECONDS = 1.0  # after the end of a bucket, in which what came in it must be on its way
-_CALM_CLOSE = 0.5  # before it: what is committed then may go with the next
 _NOT_CALM = 0.1
 """The share of what came by calm streams that may tell too much or too little: a clock that jumps ends a bucket, and who comes
 back after something urgent gets that with what came later."""
 _LATE = 0.5
 """That of what waited which may come after its bucket: faults hold it up."""
-
-_canonical = msgspec.json.Encoder(order="sorted")
-
-
-def digest(value: object) -> int:
-    """The same for equal JSON, whatever the order of its keys."""
-    return crc32(_canonical.encode(value))
+_TOLD = 1.0  # seconds in which phones must have a change of status that LIVE has
 
 
-class Fold:
-    """A vehicle's view after its first packets: what the platform's must be."""
+class Shown(NamedTuple):
+    """All of a vehicle, or of a view of it, at a version."""
 
-    def __init__(self, seed: int, vehicle: str) -> None:
-        self.seed = seed
-        self.vehicle = vehicle
-        self.signals: dict[str, dict[str, Any]] = {}
-        self.version = 0
-        self.next = 0  # the packet that is due
-        self.chain = 0
-        self.count = 0
-        self.urgent = False  # whether the last packet brought another value of what is
-
-    def copy(self) -> Fold:
-        """As it is now."""
-        other = Fold(self.seed, self.vehicle)
-        other.__dict__ |= self.__dict__ | {"signals": dict(self.signals)}
-        return other
-
-    def advance(self, later: bool, stored: str) -> tuple[str, dict[str, Any]]:
-        """Folds the next packet that is not poison; its name, and what it changes. `later`: with the second deploy's rule.
-
-        `stored`: when the queue took it, which is the time of what a lost clock says. Each packet is newer than those before,
-        so of two values of a path the one observed earlier loses, if both times are the car's.
-        """
-        self.stored = stored
-        while is_poison(self.next):
-            self.next += 1
-        sent = packet(self.seed, self.vehicle, self.next)
-        self.next += 1
-        self.version += 1
-        self.count += 1
-        self.chain = crc32(f"{self.chain} {sent.name}".encode())
-        carried: dict[str, dict[str, Any]] = {}
-        for path, (value, at) in sent.signals.items():
-            known, signal = self.signals.get(path), _at(value, at, sent, stored)
-            if known is None or {*known, *signal} > {"value", "at"} or at >= known["at"]:
-                carried[path] = signal
-        derived: dict[str, Any] = {"Proof.Chain": self.chain, "Proof.Count": self.count}
-        if later:
-            derived[RULES] = 2
-        for path, value in derived.items():
-            known = self.signals.get(path)
-            if known is None or known["value"] != value:
-                carried[path] = _at(value, sent.sent_at, sent, stored)
-        changed = {path: signal for path, signal in carried.items() if self.signals.get(path) != signal}
-        self.urgent = URGENT in changed and changed[URGENT]["value"] != self.signals.get(URGENT, {}).get(
-            "value"
-        )
-        # As a merge patch, which names what is gone.
-        marked = {path for path in changed if "skewed" in self.signals.get(path, {})}
-        patch = {path: ({"skewed": None} if path in marked else {}) | one for path, one in changed.items()}
-        self.signals |= changed
-        return sent.name, patch
-
-    def turn(self, update: Mapping[str, Any]) -> str:
-        """Takes a change of status; what is wrong with it, if anything.
-
-        A car is quiet, or offline, since a moment after its last packet; and live by a packet that was stored no earlier than
-        that, which is what follows.
-        """
-        was, before, last = self.status, self.since, self.stored
-        at = self.stored = update["updated_at"]
-        self.status, self.since = update["status"], update.get("since", "")
-        self.version += 1
-        self.statuses += 1
-        said = f"{was} since {before}, then {self.status} since {self.since}, by a packet of {at}"
-        if self.status == "live":
-            right = was in _SILENT and self.since == at >= before
-        else:
-            right = self.status in _SILENT.get(was, _SILENT) and self.since > at == last
-        return "" if right and not update["signals"] else said
-
-
-_SILENT = {"quiet": ("offline",), "offline": ()}
-"""What may follow, until a packet comes."""
-
-
-def _at(value: Any, at: str, sent: Sent, stored: str) -> dict[str, Any]:
-    """The signal as phones must see it."""
-    if sent.lost and at == sent.sent_at:
-        return {"value": value, "at": stored, "skewed": True}
-    return {"value": value, "at": at}
-
-
-class _Chain:
-    """What LIVE took, as phones of one view must see it: by each version that touched it, and 0, the empty view."""
-
-    def __init__(self) -> None:
-        self.versions = array("L", [0])
-        self.updates = array("L", [0])  # the checksum of the update as phones get it
-        self.views = array("L", [digest({})])  # of the view it makes
-        self.stored = array("d", [0.0])  # when, seconds since 1970
-        self.times = array("d", [0.0])  # of the packet, which is what buckets go by
-        self.urgent = array("b", [0])  # whether calm streams do not hold it back
-
-    def add(
-        self, version: int, update: dict[str, Any], view: dict[str, Any], stored: float, *, urgent: bool
-    ) -> None:
-        """The next one. `update` names the signals of this view alone; the version before it here is set."""
-        data = msgspec.json.encode(update | {"prev": self.versions[-1]})
-        self.versions.append(version)
-        self.updates.append(crc32(data))
-        self.views.append(digest(view))
-        self.stored.append(stored)
-        self.times.append(datetime.fromisoformat(update["updated_at"]).timestamp())
-        self.urgent.append(urgent)
-
-    def upto(self, version: int) -> int:
-        """Where the last one that is not after this version is."""
-        return bisect_right(self.versions, version) - 1
-
-    def cut(self, version: int) -> None:
-        """What is after this version is gone."""
-        end = self.upto(version) + 1
-        for column in (self.versions, self.updates, self.views, self.stored, self.times, self.urgent):
-            del column[end:]
-
-    def due(self, version: int, every: int, now: float) -> int:
-        """The version that a phone must have when `version` is due, on a calm stream if `every`."""
-        at = self.upto(version)
-        if every:
-            over = (now - _CALM_SECONDS) // every * every if isfinite(now) else now
-            while at and self.stored[at] >= over and not self.urgent[at]:
-                at -= 1
-        return self.versions[at]
-
-    def calm(self, prev: int, version: int, every: int) -> bool:
-        """Whether a calm stream keeps its rule by this update.
-
-        It does not if the last of it had to wait for the one after, which came in the same bucket, and well before its end;
-        or if one in it was urgent, so that it, and what was before it, had not to wait for the others.
-        """
-        first, last = self.upto(prev) + 1, self.upto(version)
-        if self.versions[last] != version or any(self.urgent[at] for at in range(first, last)):
-            return self.versions[last] != version  # that is said elsewhere
-        if self.urgent[last] or last + 1 == len(self.versions):
-            return True
-        bucket = self.times[last] // every
-        end = (bucket + 1) * every - _CALM_CLOSE
-        return self.times[last + 1] // every != bucket or self.stored[last + 1] >= end
-
-    def late(self, prev: int, version: int, every: int, when: float) -> bool | None:
-        """Whether the first of it, and with it all, waited for longer than its bucket; None if the last did not wait."""
-        first, last = self.upto(prev) + 1, self.upto(version)
-        if self.versions[last] != version or self.urgent[last]:
-            return None
-        return when > (self.stored[first] // every + 1) * every + _CALM_SECONDS
+    version: int
+    signals: dict[str, Any]
+    status: str
+    since: str
 
 
 def _within(view: str, signals: dict[str, Any]) -> dict[str, Any]:
@@ -200,16 +50,28 @@ class _Vehicle:
         self.acked = 0  # packets 0 to acked - 1 are acknowledged
         self.gone: list[range] = []  # packets that a restore lost
         self.base = 0  # good packets that no version counts: a restore lost them
-        self.back = ""  # a car that is live again: when the packet was stored that is due now
-        self.chains = {view: _Chain() for view in ("", *VIEWS)}
-        self.waiting: list[
-            tuple[int, int, int, float]
-        ] = []  # (phone, version, checksum, when) seen before we read LIVE so far
+        self.chains = {view: Links() for view in ("", *VIEWS)}
+        self.statuses: list[int] = []  # the versions that are changes of status
+        self.waiting: list[tuple[int, int, int, float]] = []
+        """(phone, version, checksum, when) seen before we read LIVE so far."""
 
     @property
     def due(self) -> int:
-        """The version that all acknowledged packets come to, and the changes of status so far."""
-        return good_before(self.acked) - self.base + self.fold.statuses
+        """How many packets of all that were acknowledged must be applied."""
+        return good_before(self.acked) - self.base
+
+    def version(self, packets: int, now: float) -> int:
+        """That of so many packets applied, with the changes of status right after it that phones must have by now."""
+        version, before = packets, -1
+        while (count := bisect_right(self.statuses, version)) != before:
+            version, before = packets + count, count
+        chain = self.chains[""]
+        for status in self.statuses[count:]:
+            at = chain.at(status)
+            if status != version + 1 or at is None or chain.stored[at] > now - _TOLD:
+                break
+            version = status
+        return version
 
 
 class _Phone:
@@ -257,15 +119,17 @@ class Event(msgspec.Struct, frozen=True, array_like=True):
 class Oracle:
     """Holds everything against everything. `row` is where findings go now."""
 
-    def __init__(self, seed: int, vehicles: Iterable[str], window: float) -> None:
+    def __init__(self, seed: int, vehicles: Iterable[str], window: float, silence: Silence) -> None:
         self.seed = seed
         self.window = window
+        self.silence = silence
         self.epoch = ""
         self.stage = "before"  # of the deploy of the second rule: before, during, after
         self.rows: dict[str, Row] = {}
         self.returns = 0
         self.resets = 0
         self.restored = 0
+        self.statuses = 0
         self._vehicles = {vehicle: _Vehicle(seed, vehicle) for vehicle in vehicles}
         self._phones: dict[int, _Phone] = {}
         self._mark: dict[str, tuple[Fold, int]] = {}
@@ -306,17 +170,50 @@ class Oracle:
         if version != fold.version + 1 or prev != fold.version:
             self.row.lost += max(1, version - fold.version - 1)
             self._say(f"{vehicle}: version {prev}->{version} in LIVE where {fold.version + 1} was due")
-        if "status" in update:
-            self._turned(one, vehicle, update)
-            self._took(one, version, update, stored)
-            return
-        if fold.status in _SILENT or one.back not in ("", update["updated_at"]):
+        if status := update.get("status"):
+            one.statuses.append(version)
+            self.statuses += 1
+            wrong = fold.turn(status, update["since"], stored, self.silence)
+            if wrong or signals:
+                self.row.lost += 1
+                self._say(f"{vehicle}: version {version} says what is not so: {wrong or signals}")
+        else:
+            self._packet(one, vehicle, update)
+        # The platform's own record of the chains, and of what is urgent: phones do not get it, nor is it believed here.
+        for own in ("prevs", "urgent"):
+            update.pop(own, None)
+        for view, chain in one.chains.items():
+            mine = _within(view, signals)
+            if mine or status or not view:
+                urgent = fold.urgent and URGENT in mine
+                kind = links.STATUS if status else links.URGENT if urgent else links.WAITS
+                whole = _within(view, fold.signals)
+                at = shown(whole, fold.status, fold.since)
+                # That the first packet made it live is no event: who was there before is told when that changes.
+                mute = at if fold.statuses else shown(whole, "", "")
+                chain.add(version, update | {"signals": mine}, at, mute, stored, kind)
+            elif version == 1:
+                chain.views[0] = shown({}, fold.status, fold.since)
+        fold.version = version
+        if one.waiting:
+            waiting, one.waiting = one.waiting, []
+            for phone, seen, checksum, when in waiting:
+                self._same(one, phone, seen, checksum, when)
+
+    def _packet(self, one: _Vehicle, vehicle: str, update: dict[str, Any]) -> None:
+        """The next version is of a packet."""
+        version, signals, fold = update["version"], update["signals"], one.fold
+        name = (signals.get(NAME) or {}).get("value", "?")
+        taken = update["updated_at"]
+        if fold.status not in ("", LIVE) or (one.statuses[-1:] == [version - 1] and fold.since != taken):
+            self.row.lost += 1
+            self._say(f"{vehicle}: {fold.status} since {fold.since}, when version {version} is of {taken}")
+        elif fold.silent and seconds(taken) < fold.silent:
             self.row.lost += 1
             self._say(
-                f"{vehicle}: version {version} is a packet of one that is {fold.status} since {fold.since}"
+                f"{vehicle}: was said to be silent, and had sent {fold.silent - seconds(taken):.3f} s before"
             )
-        one.back = ""
-        due, patch = fold.advance(RULES in signals or RULES in fold.signals, update["updated_at"])
+        due, patch = fold.advance(RULES in signals or RULES in fold.signals, taken)
         if RULES in signals and self.stage == "before":
             self.row.lost += 1
             self._say(f"{vehicle}: version {version} has a rule that is not deployed yet")
@@ -326,22 +223,6 @@ class Oracle:
             self.row.lost += 1
             wrong = sorted(p for p in {*patch, *signals} if patch.get(p) != signals.get(p))
             self._say(f"{vehicle}: version {version} (packet {name}) changes {wrong} otherwise than it must")
-        # The platform's own record of the chains, and of what is urgent: phones do not get it, nor is it believed here.
-        for own in ("prevs", "urgent"):
-            update.pop(own, None)
-        for view, chain in one.chains.items():
-            if not view:
-                chain.add(version, update, fold.signals, stored, urgent=fold.urgent)
-            elif mine := _within(view, signals):
-                urgent = fold.urgent and URGENT in mine
-                chain.add(
-                    version, update | {"signals": mine}, _within(view, fold.signals), stored, urgent=urgent
-                )
-        fold.version = version
-        if one.waiting:
-            waiting, one.waiting = one.waiting, []
-            for phone, seen, checksum, when in waiting:
-                self._same(one, phone, seen, checksum, when)
 
     def _misplaced(self, one: _Vehicle, vehicle: str, name: str, due: str) -> None:
         boot, _, seq = name.partition("/")
@@ -446,12 +327,11 @@ class Oracle:
             return
         view = self._phones[phone].view
         chain = vehicle.chains[view]
-        at = bisect_left(chain.versions, version)
-        there = at < len(chain.versions) and chain.versions[at] == version
-        if there and checksum != (chain.updates[at] if checksum >= 0 else -chain.views[at]):
+        at = chain.at(version)
+        if at is not None and checksum not in (chain.updates[at], -chain.views[at], -chain.mute[at]):
             self.row.lost += 1
             self._say(f"phone {phone}: version {version} is not what LIVE took")
-        elif not there:
+        elif at is None:
             self.row.lost += 1
             self._say(f"phone {phone}: version {version} is none of {view or 'all'}")
         elif when < chain.stored[at] - _CLOCKS:
@@ -471,7 +351,7 @@ class Oracle:
         return sum(row.acked for row in self.rows.values())
 
     def due(self) -> dict[str, int]:
-        """By vehicle the version that everything acknowledged by now comes to."""
+        """By vehicle how many packets must be applied of all that are acknowledged by now."""
         return {name: one.due for name, one in self._vehicles.items()}
 
     def behind(self, due: Mapping[str, int], now: float = inf) -> list[int]:
@@ -487,11 +367,13 @@ class Oracle:
             )
         ]
 
-    def _due(self, phone: _Phone, version: int, now: float) -> int:
-        """What the phone must have got when `version` is due. (But for `all` that is known once LIVE was read so far.)"""
+    def _due(self, phone: _Phone, packets: int, now: float) -> int:
+        """The version that it must have when so many are due. (But for `all` that is known once LIVE was read so far.)"""
+        vehicle = self._vehicles[phone.vehicle]
+        version = vehicle.version(packets, now)
         if not phone.view and not (phone.every and isfinite(now)):
             return version
-        return self._vehicles[phone.vehicle].chains[phone.view].due(version, phone.every, now)
+        return vehicle.chains[phone.view].due(version, phone.every, now)
 
     @property
     def asleep(self) -> int:
@@ -503,8 +385,13 @@ class Oracle:
         return bool(self.uncommitted(due) or self.behind(due))
 
     def uncommitted(self, due: Mapping[str, int]) -> int:
-        """Versions that LIVE has not got yet."""
-        return sum(max(0, upto - self._vehicles[name].fold.version) for name, upto in due.items())
+        """Packets that LIVE has not got yet."""
+        return sum(max(0, upto - self._vehicles[name].fold.packets) for name, upto in due.items())
+
+    @property
+    def heard(self) -> list[str]:
+        """The vehicles that are not offline."""
+        return [name for name, one in self._vehicles.items() if one.fold.status not in ("", OFFLINE)]
 
     # Restore
 
@@ -527,32 +414,31 @@ class Oracle:
             one.waiting.clear()
             self._calm.clear()
             fold.next = one.acked
-            one.base = good_before(one.acked) - (fold.version - fold.statuses)
+            one.base = good_before(one.acked) - fold.packets
+            del one.statuses[bisect_right(one.statuses, fold.version) :]
             one.fold = fold
             for chain in one.chains.values():
                 chain.cut(fold.version)
 
     # The end
 
-    def view(self, vehicle: str, view: str = "") -> tuple[int, dict[str, Any]]:
-        """(version, signals) that it must have."""
+    def view(self, vehicle: str, view: str = "") -> Shown:
+        """What it must be."""
         one = self._vehicles[vehicle]
         version = one.chains[view].versions[-1] if view else one.fold.version
-        return version, _within(view, one.fold.signals)
+        return Shown(version, _within(view, one.fold.signals), one.fold.status, one.fold.since)
 
     def begin(self, epoch: str) -> None:
         """Before the first packet: version 0 of everything is the empty view."""
         self.epoch = epoch
 
-    def finish(
-        self, stored: Mapping[str, tuple[int, dict[str, Any]]], rejected: Mapping[str, list[str]]
-    ) -> None:
+    def finish(self, stored: Mapping[str, Shown], rejected: Mapping[str, list[str]]) -> None:
         """The last look: states as the store has them, names of rejected packets by vehicle."""
         for name, one in self._vehicles.items():
-            if one.fold.version != one.due:
-                self.row.lost += abs(one.due - one.fold.version)
-                self._say(f"{name}: {one.due} versions are due, LIVE took {one.fold.version}")
-            if stored.get(name) != (one.fold.version, one.fold.signals):
+            if one.fold.packets != one.due:
+                self.row.lost += abs(one.due - one.fold.packets)
+                self._say(f"{name}: {one.due} packets are to be applied, LIVE took {one.fold.packets}")
+            if stored.get(name) != self.view(name):
                 self.row.lost += 1
                 self._say(f"{name}: the state in the store is not what its packets come to")
             if self.stage == "after" and one.fold.signals and RULES not in one.fold.signals:
@@ -599,12 +485,12 @@ class Oracle:
     def level(self, phone: int, version: int, checksum: int) -> None:
         """What a phone shows in the end, all of it."""
         one = self._phones[phone]
-        due, signals = self.view(one.vehicle, one.view)
-        if (version, checksum) != (due, digest(signals)):
+        chain = self._vehicles[one.vehicle].chains[one.view]
+        due = chain.versions[-1]
+        if version != due or checksum not in (chain.views[-1], chain.mute[-1]):
             self.row.lost += 1
-            self._say(
-                f"phone {phone} of {one.vehicle} shows version {version} of {one.view or 'all'}, not what {due} comes to"
-            )
+            named = f"version {version} of {one.view or 'all'}"
+            self._say(f"phone {phone} of {one.vehicle} shows {named}, not what {due} comes to")
 
     def _say(self, note: str) -> None:
         if len(self.row.notes) < MOST_NOTES:

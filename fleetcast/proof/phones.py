@@ -28,7 +28,7 @@ import msgspec
 
 from fleetcast.proof.client import Line
 from fleetcast.proof.drivers import Driver
-from fleetcast.proof.oracle import Event, Mood, digest
+from fleetcast.proof.oracle import Event, Mood
 from fleetcast.proof.shown import Chain
 from fleetcast.proof.transports import TRANSPORTS, Asks, Many, Told, Transport
 
@@ -279,9 +279,7 @@ class Phones(Driver):
         if self._final:
             self._final = False
             said["final"] = [
-                (chain.number, chain.version, digest(chain.signals))
-                for phone in self.phones
-                for chain in phone.chains
+                (chain.number, chain.version, chain.digest) for phone in self.phones for chain in phone.chains
             ]
         return said
 

@@ -10,7 +10,8 @@ from zlib import crc32
 
 import msgspec
 
-from fleetcast.proof.oracle import Event, digest
+from fleetcast.proof.fold import shown
+from fleetcast.proof.oracle import Event
 
 
 class _View(msgspec.Struct):
@@ -19,6 +20,8 @@ class _View(msgspec.Struct):
     version: int
     signals: dict[str, Any]
     prev: int = -1
+    status: str = ""
+    since: str = ""
 
 
 _VIEW = msgspec.json.Decoder(_View)
@@ -43,6 +46,12 @@ class Chain:
         self.last = ""
         self.version = -1
         self.signals: dict[str, Any] = {}
+        self.status = self.since = ""
+
+    @property
+    def digest(self) -> int:
+        """Of all that is shown."""
+        return shown(self.signals, self.status, self.since)
 
     def take(self, name: str, at: str, data: bytes, now: float) -> Event | None:
         """Applies an event; `at` is its id, if it has one. What the oracle must know of it, if anything."""
@@ -51,11 +60,15 @@ class Chain:
         if name == "snapshot":
             view = _VIEW.decode(data)
             self.version, self.signals = view.version, view.signals
-            return Event(self.number, name, epoch, view.version, 0, -digest(view.signals), now)
-        if name == "update":
+            self.status, self.since = view.status, view.since
+            return Event(self.number, name, epoch, view.version, 0, -self.digest, now)
+        if name in ("update", "status"):
             update = _VIEW.decode(data)
             self.version, self.signals = update.version, patched(self.signals, update.signals)
-            checksum = -digest(self.signals) if self.every else crc32(data)
+            if update.status:
+                self.status, self.since = update.status, update.since
+            said = (name == "status") == bool(update.status)
+            checksum = (-self.digest if self.every else crc32(data)) if said else 0
             return Event(self.number, name, epoch, update.version, update.prev, checksum, now)
         if name == "reset":
             word = msgspec.json.decode(data, type=dict[str, str])

@@ -31,8 +31,9 @@ from fleetcast.platform import Platform
 from fleetcast.proof import roles
 from fleetcast.proof.client import get
 from fleetcast.proof.drivers import Driven
+from fleetcast.proof.fold import Silence
 from fleetcast.proof.follow import Follower
-from fleetcast.proof.oracle import Event, Mood, Oracle
+from fleetcast.proof.oracle import Event, Mood, Oracle, Shown
 from fleetcast.proof.packets import DEFINED, URGENT, VIEWS, body
 from fleetcast.proof.ports import free_ports, platform_settings
 from fleetcast.proof.rows import Row
@@ -43,6 +44,7 @@ from fleetcast.subjects import ENCODING, FORM, LIVE, PACKETS, put_subject, state
 HEAL_BOUND = 60.0
 _LAG = 0.5
 _STAYS = 1.5
+_SAID = 10.0  # seconds in which a car must be said to be offline, once it is
 _OPENS = 1.0  # seconds that a phone gets for its stream when it wakes up by itself: that is no fault's harm
 RULES = "fleetcast.proof.rules"
 
@@ -133,11 +135,16 @@ class World:
             "enrichers": (f"{RULES}:enrich",),
             "views": DEFINED,
             "urgent": (URGENT,),
+            # So that cars which sleep, and faults that keep packets back, make them quiet; and all are offline soon in the end.
+            "expected_every": max(2.0, 1.5 * size.cars / size.rate),
+            "offline_after": 2.5,
             "edge_connections": max(200, size.phones + 100),
             "log": "json",
         }
         self.settings = platform_settings(folder, _SPARE, **(given | changes))
-        self.oracle = Oracle(seed, self.vehicles, size.window)
+        every = self.settings.expected_every
+        silence = Silence(every * self.settings.quiet_after, every * self.settings.offline_after)
+        self.oracle = Oracle(seed, self.vehicles, size.window, silence)
         self.notices: list[str] = []
         self.wires: dict[str, Wire] = {}
         self._wired = wired
@@ -207,7 +214,12 @@ class World:
             await self.until(lambda: self.connected >= self.size.phones * 0.5, "the phones are there", 90)
             self.cars = await Driven.start(
                 "fleetcast.proof.cars",
-                self._arguments(self.settings.ingest_port, mqtt=self.settings.mqtt_port, rate=self.size.rate),
+                self._arguments(
+                    self.settings.ingest_port,
+                    mqtt=self.settings.mqtt_port,
+                    rate=self.size.rate,
+                    sleep=self.oracle.silence.quiet,
+                ),
                 self._on_cars,
             )
             self._stack.push_async_callback(self.cars.stop)
@@ -406,6 +418,18 @@ class World:
             self.oracle.row.notes.append(f"packets were not acknowledged within {HEAL_BOUND:.0f} s")
         await self.level(HEAL_BOUND)
 
+    async def silent(self) -> None:
+        """Once cars are paused: each is said to be offline, and everybody is level with that."""
+        bound = self.oracle.silence.offline + _SAID
+        with suppress(FleetcastError):
+            await self.until(lambda: not self.oracle.heard, "all cars are said to be offline", bound)
+        if still := self.oracle.heard:
+            self.oracle.row.unhealed += 1
+            self.oracle.row.notes.append(
+                f"not said to be offline after {bound:.0f} s: {', '.join(still[:10])}"
+            )
+        await self.level(HEAL_BOUND)
+
     async def rest(self) -> None:
         """`pause`, and the queue is empty: every packet is applied or rejected, and its ack arrived.
 
@@ -443,6 +467,7 @@ class World:
         self.phones.tell({"calm": True})
         await self.until(lambda: not self.oracle.asleep, "the phones are awake", 60)
         await self.rest()
+        await self.silent()
         self.phones.tell({"final": True})
         await self.until(lambda: self._final is not None, "the phones say what they show")
         assert self._final is not None
@@ -469,15 +494,15 @@ class World:
                 f"the queue took {stored} packets, and {self.oracle.all_acked} were acknowledged"
             )
 
-    async def _states(self) -> dict[str, tuple[int, dict[str, Any]]]:
-        """(version, signals) of each vehicle, from the stream itself."""
+    async def _states(self) -> dict[str, Shown]:
+        """Of each vehicle, from the stream itself."""
         found = {}
         for vehicle in self.vehicles:
             answer = await self.connection.api(
                 f"STREAM.MSG.GET.{LIVE}", {"last_by_subj": state_subject(vehicle)}
             )
             state = msgspec.json.decode(zstd.decompress(base64.b64decode(answer["message"]["data"])))
-            found[vehicle] = (state["version"], state["signals"])
+            found[vehicle] = _shown(state)
         return found
 
     async def _front(self) -> None:
@@ -486,7 +511,7 @@ class World:
             query = f"?view={view}" if view else ""
             answer = await get(self.settings.front_port, f"/v1/{self.settings.noun}/{vehicle}{query}")
             shown = msgspec.json.decode(bytes(answer.body)) if answer.status == 200 else {}
-            if (shown.get("version"), shown.get("signals")) != self.oracle.view(vehicle, view):
+            if answer.status != 200 or _shown(shown) != self.oracle.view(vehicle, view):
                 self.oracle.row.lost += 1
                 self.oracle.row.notes.append(
                     f"{vehicle}: the front door answers another state ({answer.status}{query})"
@@ -504,6 +529,10 @@ class World:
                     f"{one.vehicle}: {head['boot']}/{head['seq']} rejected: {one.reason}"
                 )
         return found
+
+
+def _shown(said: dict[str, Any]) -> Shown:
+    return Shown(said["version"], said["signals"], said.get("status", ""), said.get("since", ""))
 
 
 def _session(leader: int) -> list[int]:

@@ -67,6 +67,7 @@ _ANEW = Run(("all phones begin anew",), 3)
 _STORE = Run(("ingest to queue cut", "between store and 202", "a store's reply lost"), 3)
 _STALL = Run(("consume stalled before commit",), 2, phones=24)
 _POISON = Run(("consume stopped for seconds",), 4, cars=2, rate=100)
+_SILENT = Run(("consume killed while all cars are silent",), 1)
 
 MUTANTS = {
     "accept-before-store": _STORE,
@@ -102,6 +103,9 @@ MUTANTS = {
     "resume-off-by-one": _BACK,
     "snapshot-held-behind": _ANEW,
     "snapshot-with-id-before": Run(("all phones",), 6, cars=20, phones=60, rate=6),
+    "status-back-not-said": _SILENT,
+    "status-forgotten-by-next-owner": _SILENT,
+    "status-not-of-views": _SILENT,
     "takeover-without-reset": _CRASH,
     "update-without-times": _BACK,
     "view-not-filtered": _BACK,

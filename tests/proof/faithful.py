@@ -12,21 +12,23 @@ from zlib import crc32
 import msgspec
 
 from fleetcast.calm import conflated
-from fleetcast.clock import rfc3339
+from fleetcast.clock import rfc3339, seconds
 from fleetcast.decode import load
 from fleetcast.proof import rules
-from fleetcast.proof.oracle import Event, Mood, Oracle, digest
+from fleetcast.proof.fold import LIVE, OFFLINE, QUIET, Silence, shown
+from fleetcast.proof.oracle import Event, Mood, Oracle, Shown
 from fleetcast.proof.packets import DEFINED, URGENT, body, is_poison, packet
 from fleetcast.proof.shown import patched
 from fleetcast.settings import Settings
 from fleetcast.skew import believed
 from fleetcast.state import Named, State, apply
-from fleetcast.update import Update, diff
+from fleetcast.update import Update, diff, turned
 from fleetcast.views import EVERYTHING, View, Views
 
 decode = load(Settings().decoders).decode
 
 SEED, WINDOW, EPOCH, EVERY = 7, 60.0, "e", 5
+SILENCE = Silence(10, 40)
 _CLOCK = 1e8
 _RULES = [Named("proof", rules.enrich)]
 VIEWS = Views(DEFINED, (URGENT,))
@@ -40,7 +42,8 @@ class Car:
     states: list[State]
     updates: list[Update] = field(default_factory=list)
     stored: list[float] = field(default_factory=list)
-    sent: int = 0
+    sent: list[float] = field(default_factory=list)
+    """When each packet was stored."""
     acked: int = 0
     handled: int = 0
     read: int = 0
@@ -58,6 +61,12 @@ class Phone:
     last: str = ""
     version: int = -1
     signals: dict[str, object] = field(default_factory=dict)
+    status: str = ""
+    since: str = ""
+
+    @property
+    def digest(self) -> int:
+        return shown(self.signals, self.status, self.since)
 
 
 class Platform:
@@ -66,7 +75,7 @@ class Platform:
     def __init__(self, cars: int = 1, phones: int = 1) -> None:
         names = [f"car-{number}" for number in range(cars)]
         self.now = 1_767_225_600.0
-        self.oracle = Oracle(SEED, names, WINDOW)
+        self.oracle = Oracle(SEED, names, WINDOW, SILENCE)
         self.oracle.begin(EPOCH)
         self.cars = [Car(name, [State(name)]) for name in names]
         # With views by turns; the first one is on all. Of each car those beyond the third are calm.
@@ -88,30 +97,54 @@ class Platform:
     def send(self, car: Car) -> None:
         """The next packet is stored. Cars send one after the other, so the one before is acked by now."""
         self.ack(car)
-        car.sent += 1
+        self.now += 0.01
+        car.sent.append(self.now)
 
     def ack(self, car: Car) -> None:
-        while car.acked < car.sent:
+        while car.acked < len(car.sent):
             self.oracle.acked(car.name, car.acked)
             car.acked += 1
 
     def commit(self, car: Car) -> None:
         """All that is stored."""
-        while car.handled < car.sent:
+        while car.handled < len(car.sent):
             n, before = car.handled, car.states[-1]
             car.handled += 1
             if is_poison(n):
                 car.rejected.append(packet(SEED, car.name, n).name)
                 continue
             sent = decode(*body(SEED, car.name, n), 1_000_000)
-            stored = self.now
+            stored = car.sent[n]
+            if before.status in (QUIET, OFFLINE):
+                self.turn(car, LIVE, rfc3339(stored), rfc3339(stored))
+                before = car.states[-1]
             timed = believed(sent, stored, _CLOCK, _CLOCK)
             after = apply(before, timed, "i", n + 1, rfc3339(stored), _RULES)
             self.now += 0.01
-            after, update = VIEWS.chained(before, after, diff(before, after))
-            car.states.append(after)
-            car.updates.append(update)
-            car.stored.append(self.now)
+            if not after.status:
+                after = msgspec.structs.replace(after, status=LIVE, since=rfc3339(stored))
+            self._took(car, *VIEWS.chained(before, after, diff(before, after)))
+
+    def tell(self, car: Car) -> None:
+        """That it is silent, if it is, and nothing of it is on its way."""
+        state = car.states[-1]
+        if car.handled < len(car.sent) or not state.version:
+            return
+        heard = seconds(state.updated_at)
+        for status, after in ((OFFLINE, SILENCE.offline), (QUIET, SILENCE.quiet)):
+            if self.now >= heard + after:
+                if state.status not in (status, OFFLINE):
+                    self.turn(car, status, rfc3339(heard + after))
+                return
+
+    def turn(self, car: Car, status: str, since: str, heard: str = "") -> None:
+        self._took(car, *VIEWS.all_chained(car.states[-1], *turned(car.states[-1], status, since, heard)))
+
+    def _took(self, car: Car, after: State, update: Update) -> None:
+        self.now += 0.01
+        car.states.append(after)
+        car.updates.append(update)
+        car.stored.append(self.now)
 
     def read(self, car: Car) -> None:
         """The follower reads what is new."""
@@ -159,9 +192,10 @@ class Platform:
         return [one for update in phone.car.updates if (one := phone.view.of(update)) is not None]
 
     def snapshot(self, phone: Phone) -> None:
-        shown = phone.view.snapshot(phone.car.states[-1])
-        phone.signals = msgspec.to_builtins(shown.signals)
-        self.event(phone, "snapshot", version=shown.version, checksum=-digest(phone.signals))
+        view = phone.view.snapshot(phone.car.states[-1])
+        phone.signals = msgspec.to_builtins(view.signals)
+        phone.status, phone.since = view.status, view.since
+        self.event(phone, "snapshot", version=view.version, checksum=-phone.digest)
 
     def deliver(self, phone: Phone) -> None:
         """All that it has not got."""
@@ -173,12 +207,14 @@ class Platform:
         """Of its view; what only LIVE has of it is left out."""
         update = msgspec.structs.replace(update, prevs={}, urgent=())
         phone.signals = patched(phone.signals, msgspec.to_builtins(update.signals))
+        if update.status:
+            phone.status, phone.since = update.status, update.since
         self.event(
             phone,
-            "update",
+            "status" if update.status else "update",
             version=update.version,
             prev=update.prev,
-            checksum=-digest(phone.signals) if phone.every else crc32(msgspec.json.encode(update)),
+            checksum=-phone.digest if phone.every else crc32(msgspec.json.encode(update)),
         )
 
     def event(
@@ -201,10 +237,13 @@ class Platform:
     # The end
 
     def settle(self) -> None:
-        """Everything comes everywhere, and the last looks."""
+        """Everything comes everywhere, all cars are silent for long, and the last looks."""
         for car in self.cars:
             self.ack(car)
             self.commit(car)
+        self.now += SILENCE.offline
+        for car in self.cars:
+            self.tell(car)
             self.read(car)
         self.now += 2 * EVERY  # what is calm is told by then
         for phone in self.phones:
@@ -214,10 +253,15 @@ class Platform:
     def look(self) -> None:
         """The last looks at what there is now."""
         for phone in self.phones:
-            self.oracle.level(phone.number, phone.version, digest(phone.signals))
+            self.oracle.level(phone.number, phone.version, phone.digest)
         self.oracle.finish(
             {
-                car.name: (car.states[-1].version, msgspec.to_builtins(car.states[-1].signals))
+                car.name: Shown(
+                    (state := car.states[-1]).version,
+                    msgspec.to_builtins(state.signals),
+                    state.status,
+                    state.since,
+                )
                 for car in self.cars
             },
             {car.name: car.rejected for car in self.cars},

@@ -8,14 +8,28 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fleetcast.clock import rfc3339, seconds
 from fleetcast.packet import Signal
-from fleetcast.proof.oracle import Mood, digest
+from fleetcast.proof.fold import LIVE, OFFLINE, QUIET, shown
+from fleetcast.proof.oracle import Mood
 from fleetcast.proof.packets import packet
 from fleetcast.proof.rows import BREACHES, Row, total
+from fleetcast.proof.shown import Chain
 from fleetcast.update import Update, merged
-from tests.proof.faithful import EPOCH, EVERY, SEED, WINDOW, Car, Phone, Platform
+from tests.proof.faithful import EPOCH, EVERY, SEED, SILENCE, WINDOW, Car, Phone, Platform
 
-STEPS = ("send", "ack", "commit", "read", "deliver", "comes back", "begins anew", "goes", "time passes")
+STEPS = (
+    "send",
+    "ack",
+    "commit",
+    "read",
+    "deliver",
+    "comes back",
+    "begins anew",
+    "goes",
+    "time passes",
+    "tell",
+)
 
 
 def found(platform: Platform) -> dict[str, int]:
@@ -46,6 +60,7 @@ def test_a_faithful_platform_breaks_nothing(warm: int, steps: list[tuple[str, in
             "deliver": partial(platform.deliver, phone),
             "comes back": partial(platform.comes, phone),
             "begins anew": partial(platform.comes, phone, anew=True),
+            "tell": partial(platform.tell, car),
             "goes": partial(platform.goes, phone),
         }
         if step == "time passes":
@@ -60,7 +75,7 @@ def test_a_faithful_platform_breaks_nothing(warm: int, steps: list[tuple[str, in
     assert found(platform) == {}
     assert notes(platform) == ""
     assert not platform.oracle.lags(platform.oracle.due())
-    assert platform.oracle.all_acked == sum(car.sent for car in platform.cars)
+    assert platform.oracle.all_acked == sum(len(car.sent) for car in platform.cars)
 
 
 def driven(packets: int = 5, phones: int = 1) -> tuple[Platform, Car, Phone]:
@@ -94,7 +109,7 @@ def test_the_last_packet_lost_is_found_at_the_end() -> None:
     assert platform.oracle.uncommitted(platform.oracle.due()) == 2
     platform.settle()
     assert found(platform) == {"lost": 2}
-    assert "7 versions are due, LIVE took 5" in notes(platform)
+    assert "7 packets are to be applied, LIVE took 5" in notes(platform)
 
 
 def test_a_hole_of_many_packets_is_said_once() -> None:
@@ -129,7 +144,7 @@ def test_packets_that_are_applied_out_of_order() -> None:
     platform.commit(car)
     platform.read(car)
     car.handled = 5
-    car.sent -= 1
+    del car.sent[-1]
     platform.commit(car)
     platform.read(car)
     broken = found(platform)
@@ -410,7 +425,7 @@ def viewing() -> tuple[Platform, Car, Phone, list[Update]]:
     at = missed[0].prev
     phone.signals = msgspec.to_builtins(phone.view.snapshot(car.states[at]).signals)
     platform.oracle.listens(Mood(phone.number, car.name, True, False, True, "some"))
-    platform.event(phone, "snapshot", version=at, checksum=-digest(phone.signals))
+    platform.event(phone, "snapshot", version=at, checksum=-phone.digest)
     assert found(platform) == {}
     assert platform.oracle.behind(platform.oracle.due()) == [phone.number]
     return platform, car, phone, missed
@@ -464,7 +479,7 @@ def test_a_snapshot_of_a_view_by_a_version_that_did_not_touch_it() -> None:
         platform.drive(car)
     phone.signals = msgspec.to_builtins(phone.view.snapshot(car.states[-1]).signals)
     platform.oracle.listens(Mood(phone.number, car.name, True, False, True, "some"))
-    platform.event(phone, "snapshot", version=len(car.updates), checksum=-digest(phone.signals))
+    platform.event(phone, "snapshot", version=len(car.updates), checksum=-phone.digest)
     assert "is none of some" in notes(platform)
 
 
@@ -486,11 +501,111 @@ def test_a_phone_that_shows_other_signals_of_a_view_in_the_end() -> None:
     platform, car, phone, missed = viewing()
     for update in missed:
         platform.update(phone, update)
-    platform.oracle.level(phone.number, phone.version, digest(phone.signals))
+    platform.oracle.level(phone.number, phone.version, phone.digest)
     assert found(platform) == {}
     signals = msgspec.to_builtins(car.states[-1].signals)
-    platform.oracle.level(phone.number, phone.version, digest(signals))
+    platform.oracle.level(phone.number, phone.version, shown(signals, phone.status, phone.since))
     assert found(platform) == {"lost": 1}
+
+
+# Status
+
+
+def silent(packets: int = 3) -> tuple[Platform, Car, Phone]:
+    """A car that is quiet, and a phone that was told."""
+    platform, car, phone = driven(packets)
+    platform.now += SILENCE.quiet
+    tell(platform, car)
+    assert car.states[-1].status == QUIET
+    assert phone.status == QUIET
+    assert found(platform) == {}
+    return platform, car, phone
+
+
+def tell(platform: Platform, car: Car) -> None:
+    platform.tell(car)
+    platform.read(car)
+    for phone in platform.phones:
+        platform.deliver(phone)
+
+
+def test_who_is_silent_is_told_to_be_quiet_then_offline_and_live_again_when_it_sends() -> None:
+    platform, car, phone = silent()
+    platform.drive(car, 2)
+    assert [update.status for update in car.updates[-4:]] == [QUIET, LIVE, "", ""]
+    platform.now += SILENCE.offline
+    tell(platform, car)
+    platform.look()
+    assert (found(platform), phone.status, platform.oracle.heard) == ({}, OFFLINE, [])
+
+
+@pytest.mark.parametrize(
+    ("status", "after", "passes"),
+    [
+        (QUIET, SILENCE.quiet, SILENCE.quiet - 1),  # before it was due
+        (QUIET, SILENCE.quiet + 1, SILENCE.quiet + 2),  # since another moment
+        (OFFLINE, SILENCE.quiet, SILENCE.offline + 1),
+        ("asleep", SILENCE.quiet, SILENCE.quiet + 1),
+        (LIVE, 0, 1),  # which it was
+    ],
+)
+def test_a_status_that_is_not_so(status: str, after: float, passes: float) -> None:
+    platform, car, _ = driven(3)
+    heard = seconds(car.states[-1].updated_at)
+    platform.now = heard + passes
+    platform.turn(car, status, rfc3339(heard + after))
+    platform.read(car)
+    assert found(platform) == {"lost": 1}
+    assert "version 4 says what is not so" in notes(platform)
+
+
+def test_a_car_that_had_sent_before_it_was_said_to_be_silent() -> None:
+    platform, car, _ = driven(3)
+    heard = seconds(car.states[-1].updated_at)
+    platform.send(car)
+    platform.now = heard + SILENCE.quiet + 1
+    platform.turn(car, QUIET, rfc3339(heard + SILENCE.quiet))
+    platform.commit(car)
+    platform.read(car)
+    assert found(platform) == {"lost": 1}
+    assert "was said to be silent, and had sent" in notes(platform)
+
+
+@pytest.mark.parametrize("since", [None, "2026-01-01T00:00:01.000Z"])
+def test_a_packet_of_a_silent_car_that_is_not_said_to_be_live_since_then(since: str | None) -> None:
+    platform, car, _ = silent()
+    if since:
+        platform.turn(car, LIVE, since)
+    else:
+        car.states[-1] = msgspec.structs.replace(car.states[-1], status="")
+    platform.send(car)
+    platform.commit(car)
+    platform.read(car)
+    assert found(platform) == {"lost": 1}
+    assert f"{LIVE if since else QUIET} since" in notes(platform)
+
+
+def test_a_status_that_phones_of_a_view_are_not_told() -> None:
+    platform, car, phone, missed = viewing()
+    for update in missed:
+        platform.update(phone, update)
+    platform.now += SILENCE.quiet
+    platform.tell(car)
+    platform.read(car)
+    assert platform.oracle.behind(platform.oracle.due()) == [0, phone.number]
+    platform.deliver(platform.phones[0])
+    assert platform.oracle.behind(platform.oracle.due()) == [phone.number]
+    platform.look()
+    assert found(platform) == {"lost": 1}
+
+
+def test_an_update_by_the_name_of_another_event() -> None:
+    chain = Chain(0, "car-0")
+    for name, said in (("status", {}), ("update", {"status": QUIET, "since": "t"})):
+        data = msgspec.json.encode({"version": 2, "prev": 1, "signals": {}} | said)
+        event = chain.take(name, "e-2", data, 0.0)
+        assert event is not None
+        assert event.checksum == 0  # which nothing has
 
 
 # Calm streams
@@ -507,8 +622,10 @@ def calm(packets: int) -> tuple[Platform, Car, Phone]:
     platform.ack(car)
     platform.commit(car)
     platform.read(car)
+    now = platform.now
     for one in platform.phones[:3]:
         platform.deliver(one)
+    platform.now = now
     return platform, car, phone
 
 

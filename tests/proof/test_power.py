@@ -15,8 +15,8 @@ import pytest
 from fleetcast.errors import Unusable
 from fleetcast.proof import guest
 from fleetcast.proof.disk import BLOCK, VolatileDisk, serve
+from fleetcast.proof.fold import Fold
 from fleetcast.proof.ledger import Found, Ledger, View
-from fleetcast.proof.oracle import Fold
 from fleetcast.proof.packets import body, packet
 from fleetcast.proof.rows import Row
 from fleetcast.settings import Settings
