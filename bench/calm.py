@@ -67,6 +67,7 @@ async def run(bench: Bench) -> Answer:
         options = Options(
             ingest=world.platform.ingest_url,
             cars=_CARS,
+            prefix="car-0",  # so numbered as `bench.cars` has it
             per_minute=60,
             min_bytes=1_000,
             max_bytes=4_000,
@@ -117,7 +118,10 @@ async def _crowd(
     async with Load("bench.phones", options, bench.folder / f"phones-{every or 'full'}") as load:
         await load.until("open", count, 60)
         await asyncio.sleep(_SETTLE)
+        seen = load.last["seen"]
         found = await _spent(bench, world, seconds)
+        if load.last["seen"] == seen:
+            broken.append("the crowd saw nothing")
         if load.last["closed"]:
             broken.append(f"{load.last['closed']:,.0f} streams were closed")
     return found
