@@ -51,13 +51,16 @@ _TRY_AGAIN = frozenset({408, 425, 429})
 class State(msgspec.Struct, frozen=True):
     """A vehicle at a version; 0, without signals, is one that never sent. Never changed: each change makes a new one.
 
-    `signals` is path -> {"value", "at"}; `at` is the vehicle's clock, `updated_at` the platform's, RFC 3339 UTC.
+    `signals` is path -> {"value", "at"}; `at` is the vehicle's clock, `updated_at` the platform's, RFC 3339 UTC. `status` is
+    `live`, `quiet` or `offline`, and `since` when; empty as long as nobody said.
     """
 
     vehicle: str
     version: int
     updated_at: str
     signals: Mapping[str, Mapping[str, Any]]
+    status: str = ""
+    since: str = ""
 
     def value(self, path: str, default: Any = None) -> Any:
         """The signal's value, or the default if it was never sent."""
@@ -79,7 +82,8 @@ class Snapshot(Change, frozen=True, kw_only=True):
 class Update(Change, frozen=True, kw_only=True):
     """What one packet changed: `signals` is a JSON Merge Patch (RFC 7396), `state` is what it led to.
 
-    `state` is None only where `follow` was given an id without the state it belongs to.
+    Of a change of the vehicle's status no signal, but `status` and `since`. `state` is None only where `follow` was given an id
+    without the state it belongs to.
     """
 
     vehicle: str
@@ -88,6 +92,8 @@ class Update(Change, frozen=True, kw_only=True):
     updated_at: str
     signals: Mapping[str, Any]
     state: State | None
+    status: str = ""
+    since: str = ""
 
 
 class Reset(Change, frozen=True, kw_only=True):
@@ -451,7 +457,7 @@ class Following:
                 state = msgspec.json.decode(event.data, type=State)
                 self.state, self.last_id, self._version = state, event.id, state.version
                 return Snapshot(raw=event, state=state)
-            if event.event == "update":
+            if event.event in ("update", "status"):
                 return self._updated(event, msgspec.json.decode(event.data, type=_Patch))
             if event.event == "reset":
                 words = msgspec.json.decode(event.data, type=_Words)
@@ -479,7 +485,10 @@ class Following:
             if patch.vehicle != state.vehicle:
                 return self._gap(event, patch.prev)
             signals = merge_patch(state.signals, patch.signals)
-            state = State(patch.vehicle, patch.version, patch.updated_at, signals)
+            status, since = patch.status or state.status, patch.since if patch.status else state.since
+            if not status and patch.prev == 0:  # that it is live from its first packet on, nobody says
+                status, since = "live", patch.updated_at
+            state = State(patch.vehicle, patch.version, patch.updated_at, signals, status, since)
         self.state, self.last_id, self._version, self._gaps = state, event.id, patch.version, 0
         return Update(
             raw=event,
@@ -489,6 +498,8 @@ class Following:
             updated_at=patch.updated_at,
             signals=patch.signals,
             state=state,
+            status=patch.status,
+            since=patch.since,
         )
 
     def _gap(self, event: sse.Event, prev: int | None) -> Gap:
@@ -526,6 +537,8 @@ class _Patch(msgspec.Struct):
     prev: int
     updated_at: str
     signals: dict[str, dict[str, Any] | None]
+    status: str = ""
+    since: str = ""
 
 
 class _Words(msgspec.Struct, rename={"since": "from"}):

@@ -50,7 +50,7 @@ async def run(arguments: argparse.Namespace, settings: Settings) -> int:
 
     async with httpx2.AsyncClient(timeout=None, trust_env=False, verify=verify) as http:
         client = Client(door, noun=settings.noun, http=http, authorize=authorize)
-        tail = _Tail(client.follow(arguments.vehicle), arguments.events)
+        tail = _Tail(client, client.follow(arguments.vehicle), arguments.events)
         following = asyncio.create_task(tail.follow())
         for number in (signal.SIGINT, signal.SIGTERM):
             asyncio.get_running_loop().add_signal_handler(number, following.cancel)
@@ -78,7 +78,8 @@ def _credentials(token: Path | None) -> dict[str, str]:
 class _Tail:
     """What is known of the vehicle, and how it is shown."""
 
-    def __init__(self, following: Following, most: int) -> None:
+    def __init__(self, client: Client, following: Following, most: int) -> None:
+        self._client = client
         self._following = following
         self._most = most
         self._note = ""  # what was lost last
@@ -112,6 +113,8 @@ class _Tail:
         """As it is now."""
         now, state = self._following, self._following.state
         words = [now.vehicle, f"version {state.version if state else 0}", now.status, now.reason, self._note]
+        if state and state.status:
+            words.insert(1, f"{state.status} for {_ago(self._client.age(state.since))}")
         table = Table(title="   ".join(word for word in words if word), box=None, title_justify="left")
         table.add_column("signal")
         table.add_column("value", justify="right")

@@ -193,7 +193,7 @@ class Fleet {
     for (const row of this.#parts.rows.children) tickRow(row, time);
     const is = (motion) => this.#vehicles.filter((one) => valueOf(one, MOTION) === motion).length;
     const warned = this.#vehicles.filter((one) => warningsOf(one).length).length;
-    const quiet = this.#vehicles.filter((one) => !(ageOf(one.updated_at, time) <= QUIET)).length;
+    const quiet = this.#vehicles.filter((one) => !isLive(one.status, ageOf(one.updated_at, time))).length;
     const words = [
       [this.#vehicles.length, "listed"],
       [is("moving"), "moving"],
@@ -219,6 +219,7 @@ function createRow({ vehicle }) {
 function updateRow(item, one) {
   const cell = (name) => item.querySelector(`.${name}`);
   item.dataset.at = one.updated_at;
+  item.dataset.status = one.status ?? "";
   cell("presence").title = exactTime(one.updated_at);
   const motion = valueOf(one, MOTION);
   const speed = valueOf(one, SPEED);
@@ -246,10 +247,16 @@ function drawEnergy(cell, one) {
 
 function tickRow(item, time) {
   const age = ageOf(item.dataset.at, time);
-  const live = age !== null && age <= QUIET;
+  const { status } = item.dataset;
+  const live = isLive(status, age);
   const presence = item.querySelector(".presence");
   presence.classList.toggle("live", live);
-  setText(presence.querySelector(".word"), live ? `Live, ${ago(Math.max(0, age))}` : `Quiet for ${span(age ?? 0)}`);
+  setText(presence.querySelector(".word"), live ? `Live, ${ago(Math.max(0, age))}` : `${status === "offline" ? "Offline" : "Quiet"} for ${span(age ?? 0)}`);
+}
+
+// As the platform says; where it says nothing, by the age of what is shown.
+function isLive(status, age) {
+  return status ? status === "live" : age !== null && age <= QUIET;
 }
 
 function warningsOf(one) {

@@ -1,8 +1,8 @@
 // Fleetcast in an app: follows a vehicle's event stream and keeps its state. One file, no dependencies; browsers, and Node 18
 // or newer (there save it as fleetcast.mjs). docs/apps.md shows it in use, docs/protocol.md is the contract that it keeps to:
 //
-// - snapshot replaces the state, update is a JSON Merge Patch on it, reset says that updates were lost, unavailable is a
-//   temporary failure told in band.
+// - snapshot replaces the state, update is a JSON Merge Patch on it, status is one that changes no signal but says whether the
+//   vehicle is live, quiet or offline, reset says that updates were lost, unavailable is a temporary failure told in band.
 // - Every update must follow the version before it. One that does not is a gap: the stream is opened anew after the last
 //   one that did, and if that does not mend it, from a snapshot.
 // - Whatever ends a stream, it is opened again with the last id, after a pause that grows, with jitter: an edge that dies has
@@ -16,8 +16,10 @@
 
 /**
  * @typedef {{value: *, at: string}} Signal  `at`: when it was observed, by the vehicle's clock, RFC 3339 UTC
- * @typedef {{vehicle: string, version: number, updated_at: string, signals: Object<string, Signal>}} State
- *   Version 0, without signals, is a vehicle that never sent. A state is never changed: each change makes a new one.
+ * @typedef {{vehicle: string, version: number, updated_at: string, signals: Object<string, Signal>,
+ *   status?: "live"|"quiet"|"offline", since?: string}} State
+ *   Version 0, without signals, is a vehicle that never sent. A state is never changed: each change makes a new one. `status`:
+ *   whether it sends as often as it should, and `since` when, RFC 3339; not there while nobody said
  *
  * @typedef {"connecting"|"live"|"waiting"|"ended"} Status
  *   connecting: a stream is being opened; live: all that happens arrives; waiting: for the next try, or to be seen; ended:
@@ -26,7 +28,8 @@
  *   |"refused"|"closed"} Reason  of `waiting` and `ended`, and of the `connecting` after it
  *
  * @typedef {object} Events  what a listener is called with, by name
- * @property {{kind: "snapshot"|"update", state: State, changed: string[]}} change  `changed`: paths, those removed too
+ * @property {{kind: "snapshot"|"update"|"status", state: State, changed: string[]}} change  `changed`: paths, those removed
+ *   too; of a status none
  * @property {{status: Status, reason: Reason, detail: string, code: number}} status  `detail` is for people; `code`: the
  *   HTTP status, 0 if there was none
  * @property {{reason: string, from: string, to: string}} reset  updates were lost; a snapshot follows
@@ -265,7 +268,8 @@ export class Subscription {
       this.#tell("event", { kind, id, data, note });
       return ending;
     };
-    if (kind !== "snapshot" && kind !== "update" && kind !== "reset" && kind !== "unavailable") {
+    const patch = kind === "update" || kind === "status"; // what follows the version before it
+    if (kind !== "snapshot" && !patch && kind !== "reset" && kind !== "unavailable") {
       if (this.lastId) this.lastId = id; // something of a later platform; what follows it follows this id
       return told("not known");
     }
@@ -286,10 +290,10 @@ export class Subscription {
       this.#tell("reset", { reason: String(content?.reason), from: String(content?.from), to: String(content?.to) });
       return null;
     }
-    if (!isView(content) || (kind === "update" && !Number.isSafeInteger(content.prev)))
+    if (!isView(content) || (patch && !Number.isSafeInteger(content.prev)))
       return told("unreadable: the stream is opened anew", this.#gap("unreadable", null));
     const before = this.lastId ? this.state : null; // after a reset it is only there to be looked at
-    if (kind === "update") {
+    if (patch) {
       if (before && content.version <= before.version) return told("had it already");
       if (content.prev !== before?.version || content.vehicle !== before.vehicle)
         return told("gap: the stream is opened anew", this.#gap("gap", content.prev));
@@ -299,13 +303,13 @@ export class Subscription {
     const { vehicle, version, updated_at } = content;
     let { signals } = content;
     try {
-      if (kind === "update") signals = mergePatch(before.signals, signals);
+      if (patch) signals = mergePatch(before.signals, signals);
     } catch {
       return told("unreadable: the stream is opened anew", this.#gap("unreadable", null)); // nested without end
     }
-    this.state = { vehicle, version, updated_at, signals: bare(signals) };
+    this.state = { vehicle, version, updated_at, signals: bare(signals), ...statusOf(content, patch ? before : null) };
     this.lastId = id;
-    if (kind === "update") this.#gaps = 0;
+    if (patch) this.#gaps = 0;
     told("");
     this.#tell("change", { kind, state: this.state, changed: [...changed] });
     return null;
@@ -535,6 +539,13 @@ function addressOf(target) {
   const address = new URL(`${base.replace(/\/$/, "")}/v1/${noun}/${encodeURIComponent(vehicle)}/events`, here);
   for (const [name, value] of Object.entries(query)) address.searchParams.set(name, value);
   return address;
+}
+
+// What is known of the vehicle's status. That one is live from its first packet on, nobody says.
+function statusOf({ status, since, prev, updated_at }, before) {
+  if (typeof status === "string" && status) return { status, since };
+  if (before?.status) return { status: before.status, since: before.since };
+  return before && prev === 0 ? { status: "live", since: updated_at } : {};
 }
 
 // Without a prototype: a path that was never sent is undefined, whatever it is called.

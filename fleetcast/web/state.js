@@ -1,4 +1,4 @@
-// What is shown of a vehicle: {vehicle, version, updatedAt, signals: Map of path -> {value, at, skewed?}}. Pure.
+// What is shown of a vehicle: {vehicle, version, updatedAt, status, since, signals: Map of path -> {value, at, skewed?}}. Pure.
 
 /** The view of a state as it comes from the platform. A vehicle that never sent is at version 0, without signals. */
 export function viewOf(state) {
@@ -6,6 +6,8 @@ export function viewOf(state) {
     vehicle: state.vehicle,
     version: state.version,
     updatedAt: state.updated_at,
+    status: state.status ?? "",
+    since: state.since,
     signals: new Map(Object.entries(state.signals)),
   };
 }

@@ -25,6 +25,8 @@ const WORDS = {
   refused: "Refused",
 };
 
+const STATUS = { quiet: "Quiet", offline: "Offline" };
+
 const LOST = {
   expired: "Away for longer than the platform keeps updates: shown afresh from the latest state.",
   foreign: "The platform's state was restored: shown afresh from what it has now.",
@@ -103,7 +105,19 @@ export function showVehicle(view, vehicle) {
     setText(part("heard"), heard === null ? "" : heard < 1000 ? "Last packet just now" : `Last packet ${ago(heard)}`);
     part("heard").classList.toggle("old", heard > OLD);
     part("heard").title = exactTime(shown.updatedAt);
+    status(time);
     motion(time);
+  }
+
+  // Of one that sends as it should nothing need be said.
+  function status(time) {
+    const word = STATUS[shown.status] ?? "";
+    const long = ageOf(shown.since, time);
+    part("status").hidden = !word;
+    part("status").dataset.status = shown.status;
+    part("status").title = word ? `since ${exactTime(shown.since)}` : "";
+    setText(part("status-word"), word);
+    setText(part("status-since"), word && long > 0 ? `for ${span(long)}` : "");
   }
 
   function age(element, at, time) {

@@ -68,7 +68,9 @@ class Follower:
     @property
     def changes(self) -> list[str]:
         """Without the words about the connection."""
-        return [w for w in self.words if w.partition(" ")[0] in ("snapshot", "update", "reset", "gap")]
+        return [
+            w for w in self.words if w.partition(" ")[0] in ("snapshot", "update", "status", "reset", "gap")
+        ]
 
     async def says(self, *words: str) -> None:
         """Waits until it has said these, in this order, whatever was between them."""
@@ -106,7 +108,13 @@ async def in_python(
 
         def say(word: str) -> None:
             state = following.state
-            plain = {name: getattr(state, name) for name in State.__struct_fields__} if state else None
+            # What is not known of its status is left out, as the other client has it.
+            fields = [(name, getattr(state, name, "")) for name in State.__struct_fields__]
+            plain = (
+                {name: value for name, value in fields if value != "" or name == "updated_at"}
+                if state
+                else None
+            )
             follower.said(word, plain, following.last_id, following.age())
 
         before = ""
@@ -132,7 +140,7 @@ async def in_python(
                         case Snapshot():
                             say(f"snapshot {change.state.version}")
                         case Update():
-                            say(f"update {change.version}")
+                            say(f"{change.raw.event} {change.version}")
                         case Reset():
                             say(f"reset {change.reason}")
                         case Gap():

@@ -65,6 +65,9 @@ def play(request: pytest.FixtureRequest) -> Play:
     return playing
 
 
+SENT = "2026-11-23T10:00:00.000Z"
+
+
 def speed(value: Any) -> dict[str, Any]:
     return {"Vehicle.Speed": {"value": value, "at": "2026-11-23T10:00:00.000Z"}}
 
@@ -190,12 +193,36 @@ async def test_unavailable_keeps_what_is_known_and_comes_back_after_its_time(pla
 
 
 async def test_events_of_a_later_platform_are_passed_over(play: Play) -> None:
-    later = 'id: aa-1s\nevent: status\ndata: {"status":"quiet"}'
+    later = 'id: aa-1s\nevent: weather\ndata: {"weather":"rain"}'
     cut = stream(snapshot(1), later, hold=False)
     async with play(cut, stream(update(1, 2))) as (server, follower):
-        await follower.says("other status", "update 2")
+        await follower.says("other weather", "update 2")
         assert server.asked[1] == f"{CAR}?last_event_id=aa-1s"
         assert follower.changes == ["snapshot 1", "update 2"]
+
+
+async def test_a_status_is_a_link_of_the_chain_and_part_of_the_state(play: Play) -> None:
+    """With an empty patch; and with the first update of all, of which nobody says so, a car is live."""
+
+    def status(prev: int, word: str) -> str:
+        data = {"vehicle": "car", "version": prev + 1, "prev": prev, "updated_at": SENT, "signals": {}}
+        return f"id: aa-{prev + 1}\nevent: status\ndata: {json.dumps({**data, 'status': word, 'since': f'since {prev}'})}"
+
+    blocks = [snapshot(0, {}), update(0, 1), status(1, "quiet"), status(2, "live"), update(3, 4)]
+    async with play(stream(*blocks, status(5, "quiet"), hold=False), stream(status(4, "offline"))) as (
+        _,
+        follower,
+    ):
+        await follower.says("update 1", "status 2", "status 3", "update 4", "gap", "status 5")
+        assert follower.changes[:5] == ["snapshot 0", "update 1", "status 2", "status 3", "update 4"]
+        told = {word: state for word, state in zip(follower.words, follower.states, strict=True) if state}
+        shown = {word: (state.get("status"), state.get("since")) for word, state in told.items()}
+        assert "status" not in told["snapshot 0"]
+        assert shown["update 1"] == ("live", SENT)
+        assert shown["status 2"] == ("quiet", "since 1")
+        assert shown["update 4"] == shown["status 3"] == ("live", "since 2")
+        assert shown["status 5"] == ("offline", "since 4")
+        assert told["status 5"]["signals"] == told["update 4"]["signals"]
 
 
 async def test_silence_is_a_dead_line_and_keep_alives_are_none(play: Play) -> None:
