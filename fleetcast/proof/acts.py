@@ -25,6 +25,7 @@ _CALM = (0.2, 1.0)
 _LONG = 5.0
 _AWAY = 12.0
 _DISK = 200_000_000
+_FEW = 3  # vehicles of one that follows many, where there are a thousand phones
 
 
 class Wish(msgspec.Struct, frozen=True):
@@ -72,7 +73,7 @@ async def crowd(wish: Wish) -> list[Row]:
     """A thousand phones and more, all of which want to stay."""
     rows: list[Row] = []
     dice = random.Random(f"{wish.seed}/crowd")
-    size = Size(cars=100, phones=1000, rate=100.0, window=60.0, moods="steady")
+    size = Size(cars=100, phones=1000, rate=100.0, window=60.0, moods="steady", many=_FEW)
     with short_folder() as folder:
         async with World(folder, wish.seed, size, wish.say) as world:
             await world.until(lambda: world.connected == size.phones, "all phones are connected", 90)
@@ -121,7 +122,7 @@ async def power(wish: Wish) -> list[Row]:
 async def deploys(wish: Wish) -> list[Row]:
     """All that can be rolled, added and removed, twice, with a thousand phones that want to stay."""
     dice = random.Random(f"{wish.seed}/deploys")
-    size = Size(cars=100, phones=1000, rate=100.0, moods="steady")
+    size = Size(cars=100, phones=1000, rate=100.0, moods="steady", many=_FEW)
     with short_folder() as folder:
         async with World(folder, wish.seed, size, wish.say, wired=False) as world:
             await world.until(lambda: world.connected == size.phones, "all phones are connected", 90)

@@ -5,9 +5,9 @@
     sleepy     goes away for a while, most often for less than the window
     slow       reads 1 kB a second for a while, then catches up
 
-Some are on a view, of some signals or of a rare one, the others on all; most have a stream, some long-poll; some of either are
-calm. All come back with their last event id, unless told otherwise. They check nothing: what they saw is reported, and the
-oracle judges.
+Some are on a view, of some signals or of a rare one, the others on all; most have a stream, some long-poll, some have one of
+many vehicles; some of each are calm. All come back with their last event id, or ids, unless told otherwise. They check
+nothing: what they saw is reported, and the oracle judges.
 In: {"drop": true} makes all come back at once; {"anew": true} the same, without their last event id; {"away": seconds} sends
 every third, ten at most, away for so long; {"calm": true} ends all moods; {"final": true} asks what each shows.
 Out: each tenth of a second {"events": […], "moods": [`oracle.Mood`, …], "connected", "closed",
@@ -44,9 +44,13 @@ _KINDS = (
     ("stream", "some", _CALM),
     ("poll", "rare", 0),
     ("stream", "some", 0),
-    ("poll", "", _CALM),
+    ("many", "", 0),
+    ("many", "some", _CALM),
     ("stream", "rare", 0),
+    ("poll", "", _CALM),
     ("stream", "", 0),
+    ("stream", "", 0),
+    ("stream", "rare", 0),
     ("stream", "", 0),
 )
 """By turns: (transport, view, seconds that it is calm by, or 0). As many as have nothing in common with the moods, so that each

@@ -84,6 +84,8 @@ MUTANTS = {
     "gap-without-reset": Run(("phones away",), 1, window=5),
     "held-after-recovery": Run(("a commit's reply lost",), 1),
     "incarnation-ignored": Run(acts="restores"),
+    "many-next-forgets-one": Run(_WIRE.only, 3, phones=11),
+    "many-versions-ignored": Run(_BACK.only, 2, phones=11),
     "memory-not-kept": _CRASH,
     "next-held-behind": _WIRE,
     "observed-ignored": _BACK,
