@@ -18,11 +18,13 @@ import httpx2
 from fleetcast.errors import Unavailable
 from fleetcast.settings import Settings
 from fleetcast.subjects import CONTROL_CHANNELS, control_channel
+from fleetcast.wsevents import REPLACED
 
 PACE = 16.0  # control channels closed a second, at most
 _SHARE = 0.8  # of what the front lets in again: others come, too
 _TRIES, _PAUSE = 50, 0.2  # HAProxy may be starting again
 _LOOK = 0.05
+_MOVED = {"action": "close", "code": REPLACED, "reason": "come back"}
 
 
 class Balancer:
@@ -123,7 +125,10 @@ async def move_streams(
 
 
 async def _close(client: httpx2.AsyncClient, publish: str, number: int) -> None:
-    item = {"channel": control_channel(number), "formats": {"http-stream": {"action": "close"}}}
+    item = {
+        "channel": control_channel(number),
+        "formats": {"http-stream": {"action": "close"}, "ws-message": _MOVED},
+    }
     try:
         answer = await client.post(f"http://{publish}/publish/", content=json.dumps({"items": [item]}))
         answer.raise_for_status()

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import msgspec
 
+from fleetcast import wsevents
 from fleetcast.front import BUNDLE
 from fleetcast.longpoll import LONGEST
 from fleetcast.settings import Settings
@@ -36,6 +37,9 @@ event: unavailable
 data: {"reason":"edge"}
 
 """
+
+# The same for one who follows by WebSocket and said something.
+_LATER = b'{"event":"unavailable","retry":2000,"data":{"reason":"origin"}}'
 
 _PROBLEM = '{"type":"about:blank","status":503,"title":"Not available now","detail":"no edge or origin answers; try again"}'
 
@@ -121,6 +125,8 @@ def configuration(
     unavailable = "\n".join(f"    http-error status {status} {word}" for status in (502, 503, 504))
     problem = f"content-type application/problem+json file {folder}/problem hdr Retry-After 1"
     problems = "\n".join(f"    http-error status {status} {problem}" for status in (502, 503, 504))
+    said_later = f"content-type {wsevents.MEDIA_TYPE} file {folder}/later"
+    later = "\n".join(f"    http-error status {status} {said_later}" for status in (502, 503, 504))
     servers = "\n".join(
         f"    server edge{number} 127.0.0.1:{settings.edge_port + 10 * number}"
         for number in (range(settings.edges) if edges is None else edges)
@@ -187,8 +193,15 @@ frontend front
     acl events path_beg /v1/streams/
     acl poll url_param(wait) -m found
     http-request set-var(txn.poll) bool(true) if events poll
-    http-request lua.pace if events
+    # A WebSocket is a stream from its edge's 101 on. Only of one the edge says to an origin that it is one, so nobody else may.
+    http-request set-var(txn.socket) bool(true) if {{ path_end /ws }} {{ method GET }} {{ hdr(upgrade) -i websocket }}
+    acl socket var(txn.socket) -m found
+    http-request del-header meta- -m beg
+    http-request del-header sec-websocket-extensions if !socket
+    http-request lua.pace if events || socket
     http-request reject if events !{{ var(txn.paced) -m found }}
+    http-request reject if socket !{{ var(txn.paced) -m found }}
+    use_backend streams if socket
     use_backend polls if events poll
     use_backend streams if events {{ hdr_sub(accept) text/event-stream }}
     default_backend plain
@@ -199,11 +212,14 @@ backend streams
     # open. The phone is told to come back.
     retry-on conn-failure
 {check} {_STREAMS} maxconn {settings.edge_connections}
-    # A browser's EventSource gives up for good on any status but 200: a temporary failure is told in band.
+    # A browser's EventSource gives up for good on any status but 200: a temporary failure is told in band. A WebSocket is none,
+    # whatever the status; it stays a 503.
 {unavailable}
+    acl socket var(txn.socket) -m found
     http-after-response set-var(txn.opened) lua.opened
-    http-response return status 200 {word} if {{ status 502 503 504 }}
-    http-after-response set-status 200 if {{ status 502 503 504 }}
+    http-response return status 200 {word} if {{ status 502 503 504 }} !socket
+    http-after-response set-status 200 if {{ status 502 503 504 }} !socket
+    http-after-response set-status 503 if {{ status 502 504 }} socket
     http-after-response set-header Cache-Control no-store
 {servers}
 
@@ -229,6 +245,7 @@ backend plain
 # Pushpin's own list of targets only fails over; this balances, and takes an origin that is replaced out in time.
 frontend inner
     bind 127.0.0.1:{settings.inner_port}
+    use_backend sockets if {{ hdr(meta-socket) -m found }}
     default_backend origins
 
 backend origins
@@ -243,6 +260,20 @@ backend origins
 {problems}
 {origin_servers}
 
+# What is said on WebSockets that are open. Were it answered by an error, the edge would cut the socket: with all origins away
+# for half a minute, every one.
+backend sockets
+    balance leastconn
+    timeout server 15s
+    retry-on conn-failure empty-response
+    option httpchk GET /live
+    timeout check 1s
+    default-server {_ORIGIN}
+{later}
+    http-after-response set-status 200 if {{ status 502 503 504 }}
+    http-after-response set-header Sec-WebSocket-Extensions grip
+{origin_servers}
+
 frontend haproxy
     bind 127.0.0.1:{settings.haproxy_port}
     monitor-uri /live
@@ -250,4 +281,11 @@ frontend haproxy
     http-request return status 404
 """
     pace = resources.files("fleetcast").joinpath("pace.lua").read_text()
-    return {"haproxy.cfg": text, "unavailable": _UNAVAILABLE, "problem": _PROBLEM, "pace.lua": pace}
+    later = wsevents.encode([wsevents.message(_LATER)]).decode()
+    return {
+        "haproxy.cfg": text,
+        "unavailable": _UNAVAILABLE,
+        "later": later,
+        "problem": _PROBLEM,
+        "pace.lua": pace,
+    }

@@ -100,6 +100,13 @@ MANY = Counter("fleetcast_many_total", "Streams of many vehicles that were asked
 POLLS = Counter(
     "fleetcast_polls_total", "Long-polls that were answered at once, or are held by the edge", ["how"]
 )
+# Resumed rises by each open socket twice a minute; far more is updates that are lost on the way to them. Error: apps that do
+# not keep to the protocol.
+SOCKETS = Counter(
+    "fleetcast_sockets_total",
+    "WebSockets opened, resumes answered, and messages answered by an error",
+    ["what"],
+)
 NOT_THROUGH_EDGE = Counter(
     "fleetcast_not_through_edge_total", "Requests without the edge's signature: someone goes round it"
 )

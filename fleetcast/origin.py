@@ -6,11 +6,12 @@
     GET /v1/vehicles/{vehicle}/events    SSE: snapshot, or with Last-Event-ID the updates since; then held by the edge
                                          with ?wait= the same as one answer, held only if there is nothing to say
     POST /v1/streams, GET …/{id}         the same of many vehicles at once (`streams`)
+    GET /v1/vehicles/{vehicle}/ws        the same by WebSocket (`websocket`)
     POST /v1/tickets, /v1/session        with a token: what opens streams where headers cannot be set (`tickets`)
     GET /next/{link}                     the edge asks: what follows the ids it has?
 
-"vehicles" in the addresses is the setting `noun`. The first three take `?view=`: a named set of signals, all if it is left out.
-The events' take `?every=`: at most one update in so many seconds (`calm`).
+"vehicles" in the addresses is the setting `noun`. The first four take `?view=`: a named set of signals, all if it is left out.
+The events', by whichever way, take `?every=`: at most one update in so many seconds (`calm`).
 
 Every request must carry the edge's signature, and with keys (`access`) show, before all else, that it may see what it asks
 for. A stream that cannot be served now is answered 200 with an `unavailable` event, because a browser's EventSource gives up
@@ -47,6 +48,7 @@ from fleetcast.settings import Settings
 from fleetcast.subjects import ALL, NEXT_LINKS, channel, control_number, is_vehicle, split_channel
 from fleetcast.update import Snapshot
 from fleetcast.views import View, Views
+from fleetcast.websocket import Sockets
 
 log = structlog.get_logger()
 
@@ -92,6 +94,7 @@ class Origin:
         self._views = Views(settings.views).named
         self._following = Following(live, clock)
         self._vehicles: tuple[Sequence[str], float] = ((), -_VEHICLES_SECONDS)
+        self.sockets = Sockets(access, self._following, settings, clock, _vehicle, self._followed)
 
     async def fleet(self, request: Request) -> Response:
         """A page of what may be seen of the fleet, each vehicle with the signals or the view asked for; `next` begins the one
@@ -152,7 +155,7 @@ class Origin:
         """The beginning of a stream; what follows comes by the channel."""
         vehicle = _vehicle(request)
         seen = await self._sees(request, vehicle)
-        view, every = self._view(request), every_of(request.query_params.get("every", ""), self._classes)
+        view, every = self._followed(request)
         wait = longpoll.wait_of(request.query_params["wait"]) if _is_poll(request) else 0
         last = request.headers.get("last-event-id") or request.query_params.get("last_event_id")
         if last:
@@ -232,6 +235,10 @@ class Origin:
             raise Refuse(400, "No such view", f"view is one of {', '.join(self._views)}")
         return view
 
+    def _followed(self, request: Request) -> tuple[View, int]:
+        """The view, and the class of a calm stream or 0."""
+        return self._view(request), every_of(request.query_params.get("every", ""), self._classes)
+
     def served(
         self, handler: Callable[[Request], Awaitable[Response]], kind: str
     ) -> Callable[[Request], Awaitable[Response]]:
@@ -273,12 +280,14 @@ def application(
     """The ASGI application; without `asked` there are no streams of many vehicles."""
     origin = Origin(live, settings, hold, hold_poll, last_ids, clock, access, classes)
     things = f"/v1/{settings.noun}"
+    sockets = origin.served(origin.sockets.endpoint, "ws")
     app = Starlette(
         routes=[
             Route(things, origin.served(origin.fleet, "fleet")),
             Route(f"{things}/{{vehicle}}", origin.served(origin.latest, "latest")),
             Route(f"{things}/{{vehicle}}/events", origin.served(origin.events, "events")),
             *(origin.many(asked) if asked is not None else ()),
+            *(Route(f"{things}/{{vehicle}}/ws", sockets, methods=[method]) for method in ("GET", "POST")),
             Route("/next/{link:int}", origin.served(origin.next, "next")),
             *(
                 tickets.routes(access, clock, secure=bool(settings.front_cert))

@@ -23,10 +23,10 @@ import zmq
 import zmq.asyncio
 from zmq.utils.monitor import recv_monitor_message
 
-from fleetcast import longpoll, metrics
+from fleetcast import longpoll, metrics, wsevents
 from fleetcast.edge import Item
 from fleetcast.settings import Settings
-from fleetcast.subjects import NEXT_LINKS, control_channel, poll_channel, polled_channel
+from fleetcast.subjects import NEXT_LINKS, control_channel, poll_channel, sibling_of, ws_channel
 
 log = structlog.get_logger()
 
@@ -67,7 +67,12 @@ def _closing(channel: str) -> dict[str, object]:
         },
         "body": json.dumps(problem),
     }
-    formats = {"http-stream": {"action": "close"}, "http-response": answer, "ws-message": {"action": "close"}}
+    socket = {
+        "action": "close",
+        "code": wsevents.NOT_IDENTIFIED,
+        "reason": problem["detail"],
+    }
+    formats = {"http-stream": {"action": "close"}, "http-response": answer, "ws-message": socket}
     return {"channel": channel, "formats": formats}
 
 
@@ -80,10 +85,18 @@ def _poll_payload(item: Item) -> dict[str, object]:
     return {"id": item.id, "prev-id": item.prev, "formats": {"http-response": answer}}
 
 
-def _named(item: Item) -> Iterator[tuple[str, Callable[[Item], dict[str, object]]]]:
+def _ws_payloads(item: Item) -> list[dict[str, object]]:
+    """The same for WebSockets, a message an event. They have no recovery here, so no chain: the app keeps to it."""
+    return [
+        {"formats": {"ws-message": {"content": one.message.decode()}}} for one in wsevents.told(item.content)
+    ]
+
+
+def _named(item: Item) -> Iterator[tuple[str, Callable[[], list[dict[str, object]]]]]:
     """The channels that an item is for, and what it is there."""
-    yield item.channel, _payload
-    yield poll_channel(item.channel), _poll_payload
+    yield item.channel, lambda: [_payload(item)]
+    yield poll_channel(item.channel), lambda: [_poll_payload(item)]
+    yield ws_channel(item.channel), lambda: _ws_payloads(item)
 
 
 async def addresses(specs: Sequence[str]) -> frozenset[str]:
@@ -208,29 +221,29 @@ class ZmqEdge:
         return len(self.replicas(channel))
 
     def replicas(self, channel: str) -> Sequence[str]:
-        """Their addresses; those who long-poll listen too."""
-        poll = poll_channel(channel)
+        """Their addresses; those who long-poll listen too, and those by WebSocket."""
+        names = {channel, poll_channel(channel), ws_channel(channel)}
         return [
-            address
-            for address, replica in self._replicas.items()
-            if channel in replica.listened or poll in replica.listened
+            address for address, replica in self._replicas.items() if not names.isdisjoint(replica.listened)
         ]
 
     def channels(self) -> Sequence[str]:
-        """All channels of all replicas, control channels among them; one that is only long-polled too."""
+        """All channels of all replicas, control channels among them; one that is only listened to by a sibling too."""
         listened = set[str]().union(*(replica.listened for replica in self._replicas.values()))
-        return sorted({polled_channel(name) for name in listened})
+        return sorted({sibling_of(name) for name in listened})
 
     async def publish(self, items: Sequence[Item]) -> None:
-        """An item is encoded once for streams and once for long-polls, and only if such a one listens."""
+        """An item is encoded once for each way of listening to it, and only if somebody listens so."""
         batches: dict[_Replica, list[list[bytes]]] = {}
         for item in items:
-            for name, payload in _named(item):
-                frames: list[bytes] = []
+            for name, payloads in _named(item):
+                frames: list[list[bytes]] = []
                 for replica in self._replicas.values():
                     if name in replica.listened:
-                        frames = frames or [name.encode(), b"J" + msgspec.json.encode(payload(item))]
-                        batches.setdefault(replica, []).append(frames)
+                        frames = frames or [
+                            [name.encode(), b"J" + msgspec.json.encode(one)] for one in payloads()
+                        ]
+                        batches.setdefault(replica, []).extend(frames)
         for replica, batch in batches.items():
             await replica.send(batch)
 
@@ -295,12 +308,14 @@ class HttpEdge:
         return ()
 
     async def publish(self, items: Sequence[Item]) -> None:
-        """One request a replica, with as many items as it takes at once. Each is there for those who long-poll too, since it
-        cannot be known that there are none.
+        """One request a replica, with as many items as it takes at once. Each is there for those who long-poll, and for
+        WebSockets, too, since it cannot be known that there are none.
         """
         part: list[bytes] = []
-        for name, item, payload in ((name, one, payload) for one in items for name, payload in _named(one)):
-            encoded = json.dumps({"channel": name, **payload(item)}).encode()
+        for name, payload in (
+            (n, one) for item in items for n, payloads in _named(item) for one in payloads()
+        ):
+            encoded = json.dumps({"channel": name, **payload}).encode()
             if part and sum(map(len, part)) + len(encoded) > self._most:
                 await self._post_all(part)
                 part = []
@@ -453,7 +468,8 @@ connection_subscription_max=500
 subscription_linger=60
 """
     # The first route answers HAProxy's health check inside Pushpin: an origin that is down must not look like a dead edge.
-    routes = f"alive.invalid test\n* 127.0.0.1:{settings.inner_port}\n"
+    # WebSockets come to the origins as requests; plain ones are not concerned.
+    routes = f"alive.invalid test\n* 127.0.0.1:{settings.inner_port},over_http\n"
     return {"pushpin.conf": text, "routes": routes}
 
 

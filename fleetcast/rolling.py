@@ -156,7 +156,7 @@ async def _tell_consume(running: Running, say: Notice) -> None:
 def _servers(running: Running, name: str) -> list[str]:
     """What HAProxy calls this process; nothing for a role that it does not know."""
     one = running.layout.processes[name]
-    backends = {"edge": ["streams", "plain", "polls"], "origin": ["origins"]}.get(one.role, [])
+    backends = {"edge": ["streams", "plain", "polls"], "origin": ["origins", "sockets"]}.get(one.role, [])
     return [f"{backend}/{one.role}{one.number}" for backend in backends]
 
 

@@ -10,6 +10,7 @@ registry       $KV.VEHICLES.<vehicle>                                           
 channel        v/<vehicle>/<view>/   ends in a slash because ZeroMQ matches by prefix (v/1 would also pull v/10)
 calm           v/<vehicle>/<view>.<seconds>/   of a calm stream of that class (`calm`)
 long-polls     poll/<channel>        of those who long-poll what that channel carries
+WebSockets     ws/<channel>          of those who follow it by WebSocket
 control        ctl/<NN>/             every stream's second channel, without a chain, so that it can be closed
 revocations    $KV.REVOKED.<kind>.<digest>                                             in stream KV_REVOKED, a KV bucket
 many vehicles  $KV.STREAMS.<id>     what a stream was asked to hold                     in stream KV_STREAMS, a KV bucket
@@ -57,7 +58,7 @@ STORED = "Fleetcast-Stored"
 CONTROL_CHANNELS = 64
 NEXT_LINKS = 16
 
-_POLL = "poll/"
+_POLL, _WS = "poll/", "ws/"
 _VEHICLE = re.compile(r"[A-Za-z0-9_-]{1,64}\Z")
 _CHANNEL = re.compile(r"v/([A-Za-z0-9_-]{1,64})/([a-z]+)(?:\.([1-9][0-9]{0,4}))?/\Z", re.ASCII)
 
@@ -187,9 +188,14 @@ def poll_channel(name: str) -> str:
     return f"{_POLL}{name}"
 
 
-def polled_channel(name: str) -> str:
+def ws_channel(name: str) -> str:
+    """The sibling of a channel for those who follow by WebSocket what it carries."""
+    return f"{_WS}{name}"
+
+
+def sibling_of(name: str) -> str:
     """The channel whose sibling this is; one that is nobody's sibling is itself."""
-    return name.removeprefix(_POLL)
+    return name.removeprefix(_POLL).removeprefix(_WS)
 
 
 def control_channel(number: int) -> str:

@@ -123,6 +123,11 @@ def pushpin(text: str, routes: str, settings: Settings) -> Iterator[Finding]:
         "an origin outage would mark the edge down and cut its streams: make `alive.invalid test` the first route",
     )
     yield check(
+        all(",over_http" in line for line in routes.splitlines() if line.startswith("*")),
+        "WebSockets reach origins as requests",
+        "origins speak no WebSocket, so none would open: end each target with `,over_http`",
+    )
+    yield check(
         value("proxy", "auto_cross_origin", "false") == "false",
         "auto_cross_origin=false",
         "it reflects any origin with credentials",

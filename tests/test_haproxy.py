@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fleetcast import wsevents
 from fleetcast.haproxy import (
     configuration,
     connections,
@@ -99,8 +100,12 @@ def test_what_the_promises_hang_on() -> None:
     found = rendered()
     assert "option http-no-delay" in found["defaults"]  # else each event waits 200 ms
     assert "option abortonclose" in found["defaults"]  # else phones that left are listeners for ever
-    assert "http-request lua.pace if events" in found["frontend front"]  # else a storm breaks the edge
+    assert (
+        "http-request lua.pace if events || socket" in found["frontend front"]
+    )  # else a storm breaks the edge
     assert "http-request reject if events !{ var(txn.paced) -m found }" in found["frontend front"]  # the same
+    assert "http-request reject if socket !{ var(txn.paced) -m found }" in found["frontend front"]  # the same
+    assert "http-request del-header meta- -m beg" in found["frontend front"]  # an edge says that on sockets
     assert "http-request del-header grip- -m beg" in found["frontend front"]
     for backend in ("backend streams", "backend polls", "backend plain"):
         assert "http-check send meth GET uri / ver HTTP/1.1 hdr Host alive.invalid" in found[backend]
@@ -144,7 +149,7 @@ def test_each_edge_is_found_where_it_listens() -> None:
         assert f"http_port={address}" in pushpin_configuration(settings, number, Path("/run"))["pushpin.conf"]
         assert pushpin_configuration(settings, number, Path("/run"))["routes"].splitlines() == [
             "alive.invalid test",
-            f"* {settings.host}:{settings.inner_port}",
+            f"* {settings.host}:{settings.inner_port},over_http",
         ]
     assert rendered(settings)["frontend inner"][0] == f"bind {settings.host}:{settings.inner_port}"
 
@@ -183,11 +188,32 @@ def test_a_server_that_is_added_is_as_those_of_the_file() -> None:
 def test_long_polls_have_a_pool_of_their_own_and_time() -> None:
     found = rendered(msgspec.structs.replace(Settings(), keep_alive=1))
     front = found["frontend front"]
-    polls, streams = (front.index(line) for line in front if line.startswith("use_backend "))
+    sockets, polls, streams = (front.index(line) for line in front if line.startswith("use_backend "))
     assert polls < streams  # whatever they accept
+    assert front[sockets] == "use_backend streams if socket"
     assert front[polls] == "use_backend polls if events poll"
     assert "timeout server 70s" in found["backend polls"]  # the longest wait is 60 s
     assert "observe" not in edge_server(Settings(), 0, "polls")
+
+
+def test_what_is_said_on_a_websocket_is_never_answered_by_an_error() -> None:
+    """The edge would cut the socket, and with all origins away every one."""
+    found = rendered()
+    assert "use_backend sockets if { hdr(meta-socket) -m found }" in found["frontend inner"]
+    sockets, origins = found["backend sockets"], found["backend origins"]
+    assert "http-after-response set-status 200 if { status 502 503 504 }" in sockets
+    for backend in (sockets, origins):
+        assert [line for line in backend if line.startswith("server ")] == [
+            "server origin0 127.0.0.1:8090 check port 8074",
+            "server origin1 127.0.0.1:8091 check port 8075",
+        ]
+    (event,) = wsevents.parse(configuration(Settings(), ORIGINS, Path("/run"))["later"].encode())
+    assert event.kind == "TEXT"
+    assert json.loads(event.content.removeprefix(b"m:")) == {
+        "event": "unavailable",
+        "retry": 2000,
+        "data": {"reason": "origin"},
+    }
 
 
 def test_an_edge_that_refuses_a_stream_is_checked_at_once_and_one_that_refuses_a_plain_request_is_not() -> (

@@ -15,9 +15,9 @@ from fleetcast.subjects import (
     partition,
     partition_filter,
     poll_channel,
-    polled_channel,
     put_subject,
     rejected_subject,
+    sibling_of,
     split_channel,
     split_ingest,
     state_subject,
@@ -75,7 +75,7 @@ def test_no_channel_is_the_beginning_of_another(one: str, other: str) -> None:
 def test_those_who_long_poll_have_a_sibling_of_each_channel(vehicle: str) -> None:
     name = poll_channel(channel(vehicle))
     assert name == f"poll/v/{vehicle}/all/"
-    assert polled_channel(name) == polled_channel(channel(vehicle)) == channel(vehicle)
+    assert sibling_of(name) == sibling_of(channel(vehicle)) == channel(vehicle)
     assert split_channel(name) is None  # it is nobody's stream
 
 

@@ -55,8 +55,14 @@ def test_each_trap_of_pushpin_is_seen(line: str, instead: str, said: str) -> Non
 
 
 def test_a_health_check_that_reaches_an_origin_is_seen() -> None:
-    findings = bad(list(traps.pushpin(PUSHPIN["pushpin.conf"], "* 127.0.0.1:8085\n", SETTINGS)))
+    findings = bad(list(traps.pushpin(PUSHPIN["pushpin.conf"], "* 127.0.0.1:8085,over_http\n", SETTINGS)))
     assert findings == ["pushpin: the first route answers the health check"]
+
+
+def test_an_edge_that_hands_websockets_on_as_such_is_seen() -> None:
+    routes = "alive.invalid test\n* 127.0.0.1:8085\n"
+    findings = bad(list(traps.pushpin(PUSHPIN["pushpin.conf"], routes, SETTINGS)))
+    assert findings == ["pushpin: WebSockets reach origins as requests"]
 
 
 def test_debians_own_pushpin_configuration_is_full_of_traps() -> None:

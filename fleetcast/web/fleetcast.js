@@ -50,6 +50,8 @@
  * @property {number} [pause]  ms of the first pause (1000), doubled up to `longest`, each times 0.5 to 1
  * @property {number} [longest]  ms (30000)
  * @property {RequestCredentials} [credentials]  of fetch ("same-origin")
+ * @property {"stream"|"websocket"} [transport]  how the events come ("stream"). A WebSocket that does not open is passed over for
+ *   a stream, until that ends. Of what `authorize` gives, it takes the query alone
  * @property {ServerClock} [clock]  one that is shared
  * @property {typeof fetch} [fetch]
  */
@@ -59,6 +61,8 @@ const SETTLED = 10_000; // a stream that lived this long was a good one: the pau
 const SUSPECT = 30_000; // back from sleep or from another tab: more silence than between two keep-alives is not trusted
 const MOST_PAUSE = 300_000; // whatever a server asks for
 const MOST_TEXT = 64 << 20; // characters of one event; a state is at most 4 MB unless it is set otherwise
+const BEATS = [1_000, 30_000]; // by WebSocket: until what may have been lost is asked for, at first and from then on
+const ANSWERED = 10_000; // and until that must have been answered, as an opening
 const TRY_AGAIN = new Set([408, 425, 429]);
 
 /**
@@ -174,6 +178,11 @@ export class Subscription {
     let live = 0;
     try {
       limit("no answer", this.#options.opening);
+      if (this.#options.transport === "websocket" && typeof WebSocket !== "undefined") {
+        const ended = await this.#followSocket(line, limit);
+        if (ended) return ended;
+        limit("no answer", this.#options.opening);
+      }
       const response = await this.#ask(line.signal);
       const refused = await this.#refusal(response);
       if (refused) return refused;
@@ -203,6 +212,99 @@ export class Subscription {
       line.abort(end("cut")); // also what was not read
       this.#line = null;
     }
+  }
+
+  // The same by WebSocket: it stays open, and what is missed is asked for on it. How it ended; null if it did not open.
+  async #followSocket(line, limit) {
+    const address = await this.#authorizedAddress(this.#address, line.signal);
+    address.protocol = address.protocol.replace("http", "ws");
+    address.pathname = address.pathname.replace(/\/events$/, "/ws");
+    const socket = new WebSocket(address);
+    const timers = { opening: setTimeout(() => socket.close(), ANSWERED) };
+    let opened = 0;
+    let beats = 0;
+    let asking = true; // until that is answered, what does not follow has been asked for
+    const resume = () => {
+      asking = true;
+      clearTimeout(timers.beat);
+      socket.send(JSON.stringify({ type: "resume", last_event_id: this.lastId || undefined }));
+      timers.answer ??= setTimeout(() => line.abort(end("silent", { at: true })), ANSWERED);
+      timers.beat = setTimeout(resume, BEATS[Math.min(beats++, 1)]);
+    };
+    const pause = (least) => {
+      clearTimeout(timers.beat);
+      timers.beat = setTimeout(resume, this.#nextPause(least));
+    };
+    const follows = ({ prev }) => prev === undefined || (this.lastId && prev <= this.state.version);
+    const take = ({ event, id, data, retry }) => {
+      if (event === "keep-alive") return;
+      const answer = event === "resumed" || event === "more" || event === "unavailable" || event === "fetch";
+      if (answer) timers.answer = clearTimeout(timers.answer);
+      if (event === "resumed") {
+        asking = false;
+        this.#tries = 0;
+        this.#says("live", "", "", 200);
+      } else if (event === "more") resume();
+      else if (event === "fetch") this.#fetchLatest(data.url, line).then(resume, () => line.abort(end("cut")));
+      else if (event === "unavailable" || event === "error") {
+        const detail = String(data?.reason);
+        this.#tell("event", { kind: event, id: "", data: JSON.stringify(data), note: "" });
+        if (event === "error") return;
+        this.#says("waiting", "unavailable", detail, 200);
+        pause(retry);
+      } else if (!asking || follows(data)) {
+        const gap = this.#take({ event, id: id ?? this.lastId, data: JSON.stringify(data) });
+        if (!gap) return;
+        asking = true;
+        if (gap.at) resume();
+        else pause(0);
+      }
+    };
+    try {
+      return await new Promise((resolve) => {
+        line.signal.addEventListener("abort", () => resolve(line.signal.reason));
+        socket.onopen = () => {
+          clearTimeout(timers.opening);
+          opened = Date.now();
+          resume();
+        };
+        socket.onmessage = ({ data }) => {
+          if (line.signal.aborted) return;
+          this.#heard = Date.now();
+          limit("silent", this.#options.silence);
+          try {
+            take(JSON.parse(data));
+          } catch (error) {
+            resolve(end("unreadable", { detail: String(error) }));
+          }
+        };
+        socket.onclose = ({ reason }) => resolve(opened ? end("cut", { detail: reason }) : null);
+      });
+    } finally {
+      for (const timer of Object.values(timers)) clearTimeout(timer);
+      socket.onclose = socket.onmessage = socket.onopen = null;
+      socket.close();
+    }
+  }
+
+  // What is too large for a message: the latest state, and its id.
+  async #fetchLatest(url, line) {
+    const address = await this.#authorizedAddress(new URL(url, this.#address), line.signal);
+    const response = await (this.#options.fetch ?? globalThis.fetch)(address, {
+      signal: line.signal,
+      credentials: this.#options.credentials ?? "same-origin",
+    });
+    const id = (response.headers.get("ETag") ?? "").replace(/^W\/|"/g, "");
+    if (!response.ok || !id) throw new Error(await reasonOf(response));
+    const data = await response.text();
+    if (!line.signal.aborted) this.#take({ event: "snapshot", id, data });
+  }
+
+  async #authorizedAddress(of, signal) {
+    const address = new URL(of);
+    const given = this.#options.authorize ? await orAborted(this.#authorized(), signal) : null;
+    for (const [name, value] of Object.entries(given?.query ?? {})) address.searchParams.set(name, value);
+    return address;
   }
 
   async #ask(signal) {

@@ -18,6 +18,7 @@ import pytest
 from fleetcast.devpki import DevelopmentPki
 from tests.e2e.outside import Phone, Site, site
 from tests.e2e.test_identity import output
+from tests.e2e.test_websocket import refused, socket
 from tests.servers import short_folder, until
 
 _STREAMS = 36
@@ -129,6 +130,35 @@ async def test_each_way_shows_ones_own_car_and_no_other_at_any_endpoint(keyed: K
             assert not [one for one in CARS[1:] if one in text], (way, path)
         for path in ("/next/3", "/next/3?channel=v/car-2/all/"):
             assert (await ask(path))[0] == 404
+
+
+async def test_a_websocket_opens_as_a_stream_does_and_ends_as_one(keyed: Keyed) -> None:
+    here, token, short = keyed.here, keyed.token("wes", "car-1"), keyed.token("wanda", "car-1", seconds=5)
+    ticket = await keyed.ticket(token)
+    begun = await here.client.post(f"{here.url}/v1/session", headers=bearer(token))
+    cookie = {"Cookie": begun.headers["set-cookie"].partition(";")[0]}
+    here.client.cookies.clear()
+    assert await refused(here, "car-1") == 401
+    for shown, query in ((bearer(token), ""), (cookie, ""), ({}, f"?ticket={ticket}")):
+        assert await refused(here, "car-1", query, **shown) == 101
+        assert await refused(here, "car-2", query, **shown) == 403
+    foreign = {"Origin": "http://other.example"}
+    assert await refused(here, "car-1", **cookie, **foreign) == 403
+    assert await refused(here, "car-1", f"?ticket={ticket}", **foreign) == 101  # no page has that by itself
+    async with (
+        socket(here, "car-1", **bearer(short)) as expires,
+        socket(here, "car-1", f"?ticket={ticket}") as by_ticket,
+        socket(here, "car-1", **cookie) as by_cookie,
+    ):
+        await until(lambda: expires.closed == 4401, "the token ends")
+        for app in (by_ticket, by_cookie):  # the ticket is over long since
+            await app.resume()
+            assert app.versions == [1]
+        await keyed.fleetcast("revoke", "wes")
+        began = time.monotonic()
+        await until(lambda: by_ticket.closed == by_cookie.closed == 4401, "they are closed")
+        assert time.monotonic() - began < _BOUND
+    assert await refused(here, "car-1", **bearer(token)) == 401
 
 
 async def test_the_next_link_is_of_no_use_to_a_phone(keyed: Keyed) -> None:

@@ -35,8 +35,8 @@ async def test_phones_on_both_replicas_get_every_update_in_order(here: Site) -> 
         assert await phone.versions(1) == [21]
     # It cannot know who listens: each update goes to every replica.
     assert await here.counts("published") == 21
-    # Of each replica one for streams and one for long-polls: it cannot be known that there are none.
-    assert await here.counts("published_items") == 84
+    # Of each replica one for streams, long-polls and WebSockets each: it cannot be known that there are none.
+    assert await here.counts("published_items") == 126
     assert await here.counts("publish_failed") == 0
 
 
