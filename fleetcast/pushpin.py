@@ -13,6 +13,7 @@ import socket
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import lru_cache
+from itertools import compress
 from pathlib import Path
 
 import httpx2
@@ -25,8 +26,9 @@ from zmq.utils.monitor import recv_monitor_message
 
 from fleetcast import longpoll, metrics, wsevents
 from fleetcast.edge import Item
+from fleetcast.listeners import Listeners
 from fleetcast.settings import Settings
-from fleetcast.subjects import NEXT_LINKS, control_channel, poll_channel, sibling_of, ws_channel
+from fleetcast.subjects import NEXT_LINKS, control_channel, poll_channel, ws_channel
 
 log = structlog.get_logger()
 
@@ -117,9 +119,9 @@ async def addresses(specs: Sequence[str]) -> frozenset[str]:
 class _Replica:
     """One edge replica, as its XPUB socket knows it."""
 
-    def __init__(self, context: zmq.asyncio.Context, address: str) -> None:
+    def __init__(self, context: zmq.asyncio.Context, address: str, listeners: Listeners) -> None:
         self.address = address
-        self.listened: set[str] = set()
+        self._listeners = listeners
         self.connected = asyncio.Event()
         self.socket: zmq.asyncio.Socket = context.socket(zmq.XPUB)
         self.socket.set(zmq.SNDHWM, _HIGH_WATER)
@@ -144,9 +146,9 @@ class _Replica:
             (message,) = await self.socket.recv_multipart()
             name = message[1:].decode("utf-8", "replace")
             if message[:1] == b"\x01":
-                self.listened.add(name)
+                self._listeners.add(self.address, name)
             elif message[:1] == b"\x00":
-                self.listened.discard(name)
+                self._listeners.discard(self.address, name)
 
     async def _watch(self) -> None:
         while True:
@@ -183,6 +185,7 @@ class _Replica:
         for task in self.tasks:
             task.cancel()
         await asyncio.gather(*self.tasks, return_exceptions=True)
+        self._listeners.gone(self.address)
         self.socket.disable_monitor()
         self.monitor.close(linger=0)
         self.socket.close()
@@ -197,6 +200,7 @@ class ZmqEdge:
         self._specs = settings.edge_sub
         self._context = zmq.asyncio.Context()
         self._replicas: dict[str, _Replica] = {}
+        self._listeners = Listeners()
         self._task: asyncio.Task[None] | None = None
 
     async def ready(self) -> None:
@@ -218,19 +222,15 @@ class ZmqEdge:
 
     def listeners(self, channel: str) -> int:
         """By the subscriptions seen."""
-        return len(self.replicas(channel))
+        return len(self._listeners.of(channel))
 
     def replicas(self, channel: str) -> Sequence[str]:
         """Their addresses; those who long-poll listen too, and those by WebSocket."""
-        names = {channel, poll_channel(channel), ws_channel(channel)}
-        return [
-            address for address, replica in self._replicas.items() if not names.isdisjoint(replica.listened)
-        ]
+        return list(self._listeners.of(channel))
 
     def channels(self) -> Sequence[str]:
         """All channels of all replicas, control channels among them; one that is only listened to by a sibling too."""
-        listened = set[str]().union(*(replica.listened for replica in self._replicas.values()))
-        return sorted({sibling_of(name) for name in listened})
+        return self._listeners.channels()
 
     async def publish(self, items: Sequence[Item]) -> None:
         """An item is encoded once for each way of listening to it, and only if somebody listens so."""
@@ -238,8 +238,8 @@ class ZmqEdge:
         for item in items:
             for name, payloads in _named(item):
                 frames: list[list[bytes]] = []
-                for replica in self._replicas.values():
-                    if name in replica.listened:
+                for address, replica in self._replicas.items():
+                    if self._listeners.hears(address, name):
                         frames = frames or [
                             [name.encode(), b"J" + msgspec.json.encode(one)] for one in payloads()
                         ]
@@ -250,8 +250,9 @@ class ZmqEdge:
     async def end(self, channels: Sequence[str]) -> None:
         """Closes the streams that these channels hold, where there are any."""
         frames = [[name.encode(), b"J" + json.dumps(_closing(name)).encode()] for name in channels]
-        for replica in list(self._replicas.values()):
-            if due := [one for name, one in zip(channels, frames, strict=True) if name in replica.listened]:
+        for address, replica in list(self._replicas.items()):
+            heard = [self._listeners.hears(address, name) for name in channels]
+            if due := list(compress(frames, heard)):
                 await replica.send(due)
 
     async def close(self) -> None:
@@ -274,7 +275,7 @@ class ZmqEdge:
     async def _ask(self) -> None:
         wanted = await addresses(self._specs)
         for address in wanted - self._replicas.keys():
-            self._replicas[address] = _Replica(self._context, address)
+            self._replicas[address] = _Replica(self._context, address, self._listeners)
         for address in self._replicas.keys() - wanted:
             if wanted:  # a name server that fails must not cost us the replicas that we have
                 await self._replicas.pop(address).close()
