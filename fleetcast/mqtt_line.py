@@ -8,6 +8,7 @@ another connection may have by then.) It takes a tenth of the work, too, which i
 from __future__ import annotations
 
 import asyncio
+import ssl
 import struct
 
 _CONNECT, _CONNACK, _PUBLISH_QOS_1, _PUBACK = 0x10, 0x20, 0x32, 0x40
@@ -30,10 +31,15 @@ class MqttLine:
 
     @classmethod
     async def open(
-        cls, port: int, client: str, host: str = "127.0.0.1", password: str | None = None
+        cls,
+        port: int,
+        client: str,
+        host: str = "127.0.0.1",
+        password: str | None = None,
+        tls: ssl.SSLContext | None = None,
     ) -> MqttLine:
         """Under this client id; with a password it is the user name too. Raises OSError."""
-        line = cls(*await asyncio.open_connection(host, port))
+        line = cls(*await asyncio.open_connection(host, port, ssl=tls))
         try:
             line._writer.write(connect_packet(client, password))
             kind, answer = await line._read()

@@ -14,6 +14,7 @@ import time
 from pathlib import Path
 
 from fleetcast.simulator.car import Car
+from fleetcast.simulator.credentials import Credentials
 from fleetcast.simulator.door import Batching, Door, TokenOf, no_token
 from fleetcast.simulator.drives import find_drives
 from fleetcast.simulator.http_door import http_doors
@@ -37,13 +38,16 @@ async def run_cars(
 ) -> Totals:
     """Drive the fleet until `stop` is set and the packets in hand are acknowledged, at most GRACE seconds later.
 
-    ValueError if the drives cannot be read.
+    ValueError if the drives, or the credentials, cannot be read.
     """
+    credentials = Credentials(options.credentials) if options.credentials else None
+    trust = credentials.trust if credentials else None
+    token_of = credentials.token if credentials else token_of
     totals = Totals() if totals is None else totals
     drives = find_drives(Path(options.drives) if options.drives else None)
     samples = Samples(options.seed)
     boot = options.boot or time.time_ns() // 1_000_000
-    async with http_doors(options.ingest, options.noun, token_of) as http_door:
+    async with http_doors(options.ingest, options.noun, token_of, trust) as http_door:
         senders = []
         for number in range(options.cars):
             vehicle = options.vehicle(number)
@@ -53,7 +57,7 @@ async def run_cars(
             door: Door
             batching: Batching | None = None
             if options.by_mqtt(number):
-                door = MqttDoor(options.mqtt, vehicle, token_of)
+                door = MqttDoor(options.mqtt, vehicle, token_of, trust)
             else:
                 door = by_http = http_door(vehicle)
                 batching = by_http if options.batches else None

@@ -34,6 +34,7 @@ examples:
   fleetcast simulate cars --cars 20                           by HTTP, to ingest
   fleetcast simulate cars --cars 20 --door mqtt --mqtt 127.0.0.1:1883
   fleetcast simulate cars --cars 20 --door mix --trouble      every second car by MQTT; all that goes wrong on a road
+  fleetcast simulate cars --door mix --credentials .fleetcast/dev-pki --ingest https://localhost:8081 --mqtt mqtts://localhost:1883
   fleetcast simulate cars --cars 5 --tunnels 0.2 --seed 7     only tunnels; the same seed gives the same ones
 
 A packet counts as acknowledged with ingest's 202, or with the PUBACK of MQTT 3.1.1, QoS 1. Until then it is sent again,
@@ -75,6 +76,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=default.seed)
     parser.add_argument("--boot", type=int, default=default.boot, help="0: the time now in ms")
     parser.add_argument("--drives", metavar="DIR", help="a folder of traces second,speed_kmh")
+    parser.add_argument(
+        "--credentials",
+        metavar="DIR",
+        help="tokens by the key in this folder, `dev-pki` of the data folder, which also says whom to trust",
+    )
     parser.add_argument("--json", action="store_true", help="one JSON object a line, twice a second")
     add_trouble(parser)
 

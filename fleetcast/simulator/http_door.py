@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+import ssl
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import TypeVar
@@ -92,12 +93,12 @@ class HttpDoor:
 
 @asynccontextmanager
 async def http_doors(
-    ingest: str, noun: str, token_of: TokenOf = no_token
+    ingest: str, noun: str, token_of: TokenOf = no_token, trust: ssl.SSLContext | None = None
 ) -> AsyncIterator[Callable[[str], HttpDoor]]:
     """Opens doors by vehicle id for as long as the block runs. `ingest` is the base URL."""
     limits = httpx2.Limits(max_connections=None, max_keepalive_connections=None, keepalive_expiry=_KEEP_IDLE)
     # Proxies and certificates of the environment are not for us; and one context, since each takes long to make.
-    trusted = httpx2.create_ssl_context(trust_env=False)
+    trusted = trust or httpx2.create_ssl_context(trust_env=False)
     async with AsyncExitStack() as stack:
         clients: list[httpx2.AsyncClient] = []
         opened = 0

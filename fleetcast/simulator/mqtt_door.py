@@ -9,12 +9,14 @@ stored twice, and the consumer recognises it by (boot, seq).
 from __future__ import annotations
 
 import asyncio
+import ssl
 
 from fleetcast.mqtt_line import MqttLine
 from fleetcast.packet import JSON, NDJSON
 from fleetcast.simulator.door import DoorName, Failed, Receipt, TokenOf, no_token
 from fleetcast.simulator.samples import Parcel
 
+_TLS = "mqtts://"
 _FORMS = {JSON: "json", NDJSON: "ndjson"}
 _CONNECT = 10.0  # seconds that a CONNACK may take
 _ACKNOWLEDGE = 25.0
@@ -26,9 +28,12 @@ class MqttDoor:
 
     name: DoorName = "mqtt"
 
-    def __init__(self, address: str, vehicle: str, token_of: TokenOf = no_token) -> None:
-        """`address` is HOST:PORT. ValueError if it is not."""
+    def __init__(
+        self, address: str, vehicle: str, token_of: TokenOf = no_token, trust: ssl.SSLContext | None = None
+    ) -> None:
+        """`address` is HOST:PORT, or mqtts://HOST:PORT, verified by `trust` or as the system has it. ValueError if not."""
         self._host, self._port = host_and_port(address)
+        self._tls = (trust or ssl.create_default_context()) if address.startswith(_TLS) else None
         self._vehicle, self._token_of = vehicle, token_of
         self._line: MqttLine | None = None
 
@@ -39,7 +44,7 @@ class MqttDoor:
             if self._line is None:
                 async with asyncio.timeout(_CONNECT):
                     token = self._token_of(self._vehicle)
-                    self._line = await MqttLine.open(self._port, self._vehicle, self._host, token)
+                    self._line = await MqttLine.open(self._port, self._vehicle, self._host, token, self._tls)
             async with asyncio.timeout(_ACKNOWLEDGE):
                 await self._line.publish(topic, parcel.body)
         except TimeoutError:
@@ -58,8 +63,8 @@ class MqttDoor:
 
 
 def host_and_port(address: str) -> tuple[str, int]:
-    """ValueError if the text is not HOST:PORT."""
-    host, _, port = address.rpartition(":")
+    """ValueError if the text is not HOST:PORT, mqtt:// or mqtts:// before it or not."""
+    host, _, port = address.removeprefix("mqtt://").removeprefix(_TLS).rpartition(":")
     if not host or not port.isdecimal() or not 0 < int(port) < 65536:
         raise ValueError(f"{address!r} is not HOST:PORT")
     return host, int(port)

@@ -21,8 +21,9 @@ class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What the fleet does. `boot` 0 means the current time in ms, so that a restart has a higher one.
 
     Sizes are inflated bytes of a packet, drawn evenly between the two. `speedup` is how many seconds the cars live in
-    one second. `precompressed` is for load generators: see Samples.body. `mqtt` is HOST:PORT. With the door `mix` every
-    second car goes by MQTT. `batches`: a backlog by HTTP is one request.
+    one second. `precompressed` is for load generators: see Samples.body. `mqtt` is HOST:PORT, or mqtts://HOST:PORT. With
+    the door `mix` every second car goes by MQTT. `batches`: a backlog by HTTP is one request. `credentials`: the folder of
+    a development key.
     """
 
     ingest: str = "http://127.0.0.1:8081"
@@ -43,6 +44,7 @@ class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     speedup: Annotated[float, Meta(gt=0)] = 1.0
     trouble: Trouble = Trouble()
     batches: bool = False
+    credentials: str | None = None
 
     def __post_init__(self) -> None:
         if self.min_bytes > self.max_bytes:

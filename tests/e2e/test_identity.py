@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import ssl
 import sys
 from collections.abc import AsyncIterator
@@ -190,6 +191,23 @@ async def test_who_is_disabled_is_closed_and_refused_at_both_doors(door: Guarded
             pass
     answer = await door.post("stolen", 2, door.token("stolen"))
     assert (answer.status_code, answer.json()["title"]) == (403, "Vehicle disabled")
+
+
+async def test_simulated_cars_show_credentials_at_both_doors(door: Guarded) -> None:
+    settings, folder = door.here.settings, door.folder / "dev-pki"
+    where = (
+        *("--ingest", f"https://localhost:{settings.ingest_port}"),
+        *("--mqtt", f"mqtts://localhost:{settings.mqtt_port}"),
+    )
+    little = ("--cars", "4", "--min-bytes", "0", "--max-bytes", "0", "--seconds", "3", "--per-minute", "120")
+    said = await door.fleetcast(
+        *("simulate", "cars", "--door", "mix", "--prefix", "sim-", "--json", *little, *where),
+        *("--credentials", str(folder)),
+    )
+    lines = [json.loads(line) for line in said.splitlines()]
+    assert (lines[-1]["errors"], lines[-1]["unacknowledged"]) == (0, 0)
+    acked = {(one[0], one[5]) for line in lines[:-1] for one in line["acked"]}
+    assert acked == {(f"sim-{n:05d}", "mqtt" if n % 2 else "http") for n in range(4)}
 
 
 async def test_no_log_holds_any_part_of_a_token(door: Guarded) -> None:

@@ -288,3 +288,14 @@ def test_an_address_has_a_port(address: str) -> None:
     assert host_and_port("car.example:8883") == ("car.example", 8883)
     with pytest.raises(ValueError, match="HOST:PORT"):
         host_and_port(address)
+
+
+@pytest.mark.parametrize("address", ["localhost:1883", "mqtt://localhost:1883", "mqtts://localhost:1883"])
+def test_an_address_may_say_how_it_is_spoken_to(address: str) -> None:
+    assert host_and_port(address) == ("localhost", 1883)
+
+
+@pytest.mark.parametrize("address", ["http://localhost:1883/", "mqtts://localhost", "mqtts://:1"])
+def test_what_is_no_address_is_said(address: str) -> None:
+    with pytest.raises(ValueError, match="is not HOST:PORT"):
+        host_and_port(address)
