@@ -217,6 +217,17 @@ async def test_vehicles_whose_ids_begin_alike_are_not_mixed(world: World) -> Non
         assert len(updates) == number
 
 
+async def test_many_latest_states_are_read_at_once_but_for_those_that_never_sent(world: World) -> None:
+    live = await world.live()
+    await live.commit([change(Held(State(f"car-{number}"), 0)) for number in range(70)])
+    await commit(live, "car-1", 2)
+    asked = ["nobody", *(f"car-{number}" for number in range(64))]
+    found = {state.vehicle: state for state in await live.latest_of(asked)}
+    assert found == {v: (await live.latest(v, leader=True)).state for v in asked[1:]}
+    assert found["car-1"].version == 3
+    assert await live.latest_of(["nobody"]) == []
+
+
 async def test_state_and_updates_are_read_in_one_go(world: World) -> None:
     writer, reader = await world.live(), await world.live()
     held = await commit(writer, "car-1")

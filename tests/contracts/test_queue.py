@@ -441,6 +441,43 @@ async def test_order_holds_within_a_partition_and_a_pull_is_bounded(world: World
         assert positions == sorted(positions)
 
 
+async def test_it_says_up_to_when_everything_was_given_out(world: World) -> None:
+    """Up to now, by its own clock, once nothing is left; not beyond what was given last while something is."""
+    queue, member = await world.queue(), await world.member("a")
+    await until(lambda: len(member.handed()) == PARTITIONS)
+    assert set(member.handed().values()) == {0.0}, "before the first reset nothing is known"
+    for number in range(1, 5):
+        await put(queue, "car-1", number)
+    first, second = await pulled(member, 2)
+    mine = first.partition
+    others = [number for number in range(PARTITIONS) if number != mine]
+    await until(lambda: all(member.handed()[number] > second.stored for number in others))
+    assert member.handed()[mine] == second.stored
+    *_, last = await pulled(member, 2)
+    await until(lambda: member.handed()[mine] > last.stored + 0.2)
+    assert all(abs(time.time() - at) < 5 for at in member.handed().values()), (
+        "the server's clock is ours here"
+    )
+    await reset(member, [mine])
+    assert member.handed()[mine] < last.stored, "what was not acked comes again"
+
+
+async def test_a_pull_that_is_cancelled_while_it_waits_has_taken_nothing(world: World) -> None:
+    queue, member = await world.queue(), await world.member("a")
+    await put(queue, "car-1", 1)
+    assert of(await pulled(member, 1)) == {"car-1": [1]}
+    for number in range(2, 12):
+        waiting = asyncio.create_task(member.pull(64))
+        await asyncio.sleep(0)
+        putting = asyncio.create_task(put(queue, "car-1", number))
+        await asyncio.sleep(random.random() / 200)
+        waiting.cancel()
+        await asyncio.wait({waiting})
+        await putting
+        found = [] if waiting.cancelled() else list(waiting.result())
+        assert of(found or await pulled(member, 1)) == {"car-1": [number]}
+
+
 async def test_what_is_newly_ours_begins_with_recover(world: World) -> None:
     member = await world.member("a")
     async with asyncio.timeout(10):

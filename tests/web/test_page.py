@@ -256,6 +256,20 @@ async def test_the_age_of_an_old_value_says_so(browser: BrowserContext, here: Si
         await expect(page.locator("[data-heard]")).not_to_contain_text("days")
 
 
+async def test_a_car_that_falls_silent_is_said_to_be_and_when_it_is_back(browser: BrowserContext) -> None:
+    """On an open page, by no packet."""
+    async with site(expected_every=1.0, edges=1, consumers=1, origins=1) as here:
+        await send(here, "silent", 1, CAR)
+        await here.reaches("silent", 1)
+        async with showing(browser, vehicle_page(here.url, "silent")) as page:
+            status = page.locator("[data-status-word]")
+            await expect(status).to_have_text("Quiet")
+            await expect(status).to_have_text("Offline", timeout=20_000)
+            await expect(page.locator("[data-status-since]")).to_contain_text("for ")
+            await send(here, "silent", 2, CAR)
+            await expect(page.locator("[data-status]")).to_be_hidden()
+
+
 async def test_a_vehicle_that_never_sent_says_so_and_goes_live_with_its_first_packet(
     browser: BrowserContext, here: Site
 ) -> None:
