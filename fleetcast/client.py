@@ -22,8 +22,9 @@ import asyncio
 import random
 import time
 import weakref
+from abc import ABC, abstractmethod
 from collections import OrderedDict
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from types import TracebackType
@@ -97,8 +98,9 @@ class Update(Change, frozen=True, kw_only=True):
 
 
 class Reset(Change, frozen=True, kw_only=True):
-    """Updates were lost between the ids `since` and `to`; a snapshot follows. Reasons: `expired`, `foreign`."""
+    """Updates of a vehicle were lost between the ids `since` and `to`; a snapshot follows. Reasons: `expired`, `foreign`."""
 
+    vehicle: str
     reason: str
     since: str
     to: str
@@ -119,6 +121,13 @@ class Gap(Change, frozen=True, kw_only=True):
     have: int | None
     prev: int | None
     fresh: bool
+
+
+class Gone(Change, frozen=True, kw_only=True):
+    """One of many vehicles that may be seen no longer: the stream goes on without it, and so does whoever opens it again."""
+
+    vehicle: str
+    reason: str
 
 
 class Other(Change, frozen=True, kw_only=True):
@@ -201,7 +210,8 @@ class Client:
     ) -> None:
         self.clock = ServerClock()
         self.silence, self.opening, self.pause, self.longest = silence, opening, pause, longest
-        self._things = f"{base.rstrip('/')}/v1/{noun}"
+        self._base = base.rstrip("/")
+        self._things = f"{self._base}/v1/{noun}"
         self._authorize = authorize
         self._own = http is None
         limits = httpx2.Limits(max_connections=None)
@@ -237,13 +247,31 @@ class Client:
         asked = {**(query or {}), **({"every": every} if every else {})}
         return Following(self, vehicle, last_id, state, asked)
 
+    def follow_many(
+        self,
+        vehicles: Sequence[str] = (),
+        *,
+        fleet: str = "",
+        view: str = "",
+        every: str = "",
+        last_ids: Mapping[str, str] | None = None,
+        states: Mapping[str, State] | None = None,
+    ) -> FollowingMany:
+        """The changes of up to 400 vehicles, or of a fleet as it is whenever the stream is opened, on one stream.
+
+        `last_ids` and `states`, of an earlier `FollowingMany`: go on from there.
+        """
+        asked = {"fleet": fleet} if fleet else {"vehicles": list(vehicles)}
+        more = {name: value for name, value in (("view", view), ("every", every)) if value}
+        return FollowingMany(self, {**asked, **more}, last_ids or {}, states or {})
+
     async def latest(self, vehicle: str) -> State | None:
         """The latest state, or None if it never sent; asked with the ETag of the one before. Raises Refused, NotAvailable."""
         tag, known = self._latest.get(vehicle, ("", None))
         headers = {"Accept": "application/json"} | ({"If-None-Match": tag} if tag else {})
         try:
             async with asyncio.timeout(self.opening):
-                answer = await self._get(f"/{_quoted(vehicle)}", headers, {})
+                answer = await self._ask(f"{self._things}/{_quoted(vehicle)}", headers, {})
                 try:
                     if answer.status_code == 304 and known is not None:
                         return known
@@ -273,7 +301,9 @@ class Client:
             return None
         return self.clock.now() - (then if then.tzinfo else then.replace(tzinfo=UTC)).timestamp()
 
-    async def _get(self, path: str, headers: Mapping[str, str], query: Mapping[str, str]) -> httpx2.Response:
+    async def _ask(
+        self, address: str, headers: Mapping[str, str], query: Mapping[str, str], body: bytes | None = None
+    ) -> httpx2.Response:
         """The answer, of which nothing is read yet; who asked closes it. Raises what httpx2 does, and _Ended."""
         for last in (False, True):
             try:
@@ -281,10 +311,11 @@ class Client:
             except (httpx2.HTTPError, OSError) as error:
                 raise _Ended("authorize", repr(error)) from error
             request = self._http.build_request(
-                "GET",
-                self._things + path,
+                "GET" if body is None else "POST",
+                address,
                 headers={**headers, **grant.get("headers", {})},
                 params={**query, **grant.get("query", {})},
+                content=body,
             )
             asked = time.time()
             answer = await self._http.send(request, stream=True)
@@ -303,6 +334,15 @@ class _Ended(Exception):
         self.reason, self.detail, self.least, self.at_once = reason, detail, least, at_once
 
 
+def _no_stream(answer: httpx2.Response, error: NotAvailable) -> _Ended:
+    least = answer.headers.get("retry-after", "")
+    return _Ended(
+        "no stream",
+        str(error),
+        float(least) if least.isascii() and least.isdigit() and len(least) < 7 else 0.0,
+    )
+
+
 class _Line:
     """One stream, read chunk by chunk. Everything raises _Ended, and `open` Refused too."""
 
@@ -312,20 +352,37 @@ class _Line:
         self._chunks: AsyncGenerator[bytes] | None = None
         self._until = asyncio.get_running_loop().time() + client.opening
 
-    async def open(self, path: str, query: Mapping[str, str]) -> None:
+    async def ask(self, address: str, body: bytes) -> dict[str, Any]:
+        """For what is to be opened then, by POST: the answer."""
+        headers = {"Accept": "application/json", "Content-Type": "application/json"}
+        try:
+            async with asyncio.timeout_at(self._until):
+                answer = await self._client._ask(address, headers, {}, body)
+                try:
+                    if answer.status_code != 201:
+                        raise await _refusal(answer)
+                    return msgspec.json.decode(await answer.aread(), type=dict[str, Any])
+                finally:
+                    await answer.aclose()
+        except TimeoutError:
+            raise _Ended("no answer") from None
+        except NotAvailable as error:
+            raise _no_stream(answer, error) from error
+        except (httpx2.HTTPError, OSError, msgspec.MsgspecError, ValueError) as error:
+            raise _Ended("unreachable", repr(error)) from error
+
+    async def open(self, address: str, query: Mapping[str, str]) -> None:
         headers = {"Accept": sse.MEDIA_TYPE, "Cache-Control": "no-cache", "Accept-Encoding": "identity"}
         try:
             async with asyncio.timeout_at(self._until):
-                answer = self._answer = await self._client._get(path, headers, query)
+                answer = self._answer = await self._client._ask(address, headers, query)
                 kind = answer.headers.get("content-type", "").partition(";")[0].strip().lower()
                 if answer.status_code != 200:
                     raise await _refusal(answer)
         except TimeoutError:
             raise _Ended("no answer") from None
         except NotAvailable as error:
-            least = answer.headers.get("retry-after", "")
-            wait = float(least) if least.isascii() and least.isdigit() and len(least) < 7 else 0.0
-            raise _Ended("no stream", str(error), wait) from error
+            raise _no_stream(answer, error) from error
         except (httpx2.HTTPError, OSError, ValueError) as error:
             raise _Ended("unreachable", repr(error)) from error
         if kind != sse.MEDIA_TYPE:
@@ -353,26 +410,33 @@ class _Line:
             await self._answer.aclose()
 
 
-class Following:
-    """An async iterator over a vehicle's changes that keeps its `state`, and `last_id` to come back with.
+class _Stream(ABC):
+    """What following one vehicle and following many have in common: opening, and opening again."""
 
-    `status` is that of the stream (connecting, live, waiting, ended), `reason` why it is not live: cut, silent, no answer,
-    unreachable, unavailable, no stream, gap, unreadable, authorize, refused, closed; `detail` is for a person.
-    """
-
-    def __init__(
-        self, client: Client, vehicle: str, last_id: str, state: State | None, query: Mapping[str, str]
-    ) -> None:
-        self.vehicle = vehicle
-        self.last_id = last_id
-        self.state = state if last_id else None
+    def __init__(self, client: Client) -> None:
         self.status: Status = "connecting"
         self.reason = self.detail = ""
         self._client = client
-        self._query = query
-        self._version = self.state.version if self.state else None  # None, with an id: not known
-        self._gaps = 0  # since the last update
         self._changes: weakref.ref[AsyncGenerator[Change]] | None = None
+
+    @abstractmethod
+    def _from(self) -> str:
+        """The id that the next stream goes on from, if that is one."""
+
+    @abstractmethod
+    async def _open(self, line: _Line) -> None: ...
+
+    @abstractmethod
+    def _has(self) -> bool:
+        """Whether there is all that a stream begins with."""
+
+    @abstractmethod
+    def _take(self, event: sse.Event) -> Change | None:
+        """Takes an event in; None for one that is there already."""
+
+    @abstractmethod
+    def _asks_at_once(self, gap: Gap) -> bool:
+        """Whether the stream is opened anew without a pause."""
 
     def __aiter__(self) -> AsyncIterator[Change]:
         changes = self._run()
@@ -386,25 +450,14 @@ class Following:
         if self._changes is not None and (changes := self._changes()) is not None:
             await changes.aclose()
 
-    def age(self, path: str | None = None) -> float | None:
-        """How old a signal is, in seconds by the platform's clock; without a path, how long ago the last change came there.
-
-        None if it was never sent.
-        """
-        if self.state is None:
-            return None
-        at = self.state.updated_at if path is None else self.state.signals.get(path, {}).get("at")
-        return self._client.age(at) if isinstance(at, str) else None
-
     async def _run(self) -> AsyncGenerator[Change]:
         tries = 0
         try:
             while True:
-                line, parser = _Line(self._client), sse.Parser(self.last_id)
+                line, parser = _Line(self._client), sse.Parser(self._from())
                 live_since: float | None = None
                 try:
-                    query = {**self._query, **({"last_event_id": self.last_id} if self.last_id else {})}
-                    await line.open(f"/{_quoted(self.vehicle)}/events", query)
+                    await self._open(line)
                     unfinished = 0
                     while True:
                         chunk = await line.read(live=live_since is not None)
@@ -414,7 +467,7 @@ class Following:
                             change = self._take(event)
                             if (
                                 live_since is None
-                                and self.last_id
+                                and self._has()
                                 and not isinstance(change, Unavailable | Gap)
                             ):
                                 live_since = self._live()
@@ -424,9 +477,9 @@ class Following:
                                 raise _Ended("unavailable", change.reason)
                             if isinstance(change, Gap):
                                 reason = "unreadable" if change.prev is None else "gap"
-                                raise _Ended(reason, at_once=self._gaps == 1)
+                                raise _Ended(reason, at_once=self._asks_at_once(change))
                         # A stream that goes on with nothing missed says so by a comment.
-                        if live_since is None and self.last_id and parser.comments > comments:
+                        if live_since is None and self._has() and parser.comments > comments:
                             live_since = self._live()
                         if unfinished > _MOST_BYTES:
                             raise _Ended("unreadable")
@@ -450,8 +503,56 @@ class Following:
             if self.status != "ended":
                 self._says("ended", "closed")
 
+    def _live(self) -> float:
+        self._says("live")
+        return time.monotonic()
+
+    def _says(self, status: Status, reason: str = "", detail: str = "") -> None:
+        self.status, self.reason, self.detail = status, reason, detail
+
+
+class Following(_Stream):
+    """An async iterator over a vehicle's changes that keeps its `state`, and `last_id` to come back with.
+
+    `status` is that of the stream (connecting, live, waiting, ended), `reason` why it is not live: cut, silent, no answer,
+    unreachable, unavailable, no stream, gap, unreadable, authorize, refused, closed; `detail` is for a person.
+    """
+
+    def __init__(
+        self, client: Client, vehicle: str, last_id: str, state: State | None, query: Mapping[str, str]
+    ) -> None:
+        super().__init__(client)
+        self.vehicle = vehicle
+        self.last_id = last_id
+        self.state = state if last_id else None
+        self._query = query
+        self._version = self.state.version if self.state else None  # None, with an id: not known
+        self._gaps = 0  # since the last update
+
+    def age(self, path: str | None = None) -> float | None:
+        """How old a signal is, in seconds by the platform's clock; without a path, how long ago the last change came there.
+
+        None if it was never sent.
+        """
+        if self.state is None:
+            return None
+        at = self.state.updated_at if path is None else self.state.signals.get(path, {}).get("at")
+        return self._client.age(at) if isinstance(at, str) else None
+
+    def _from(self) -> str:
+        return self.last_id
+
+    async def _open(self, line: _Line) -> None:
+        query = {**self._query, **({"last_event_id": self.last_id} if self.last_id else {})}
+        await line.open(f"{self._client._things}/{_quoted(self.vehicle)}/events", query)
+
+    def _has(self) -> bool:
+        return bool(self.last_id)
+
+    def _asks_at_once(self, gap: Gap) -> bool:
+        return self._gaps == 1
+
     def _take(self, event: sse.Event) -> Change | None:
-        """Takes an event in; None for one that it has already."""
         try:
             if event.event == "snapshot":
                 state = msgspec.json.decode(event.data, type=State)
@@ -461,9 +562,10 @@ class Following:
                 return self._updated(event, msgspec.json.decode(event.data, type=_Patch))
             if event.event == "reset":
                 words = msgspec.json.decode(event.data, type=_Words)
-                # Until the snapshot is here there is nothing to go on from, should the line break between the two.
-                self.last_id, self._version = "", None
-                return Reset(raw=event, reason=words.reason, since=words.since, to=words.to)
+                self._forget()
+                return Reset(
+                    raw=event, vehicle=self.vehicle, reason=words.reason, since=words.since, to=words.to
+                )
             if event.event == "unavailable":
                 return Unavailable(raw=event, reason=msgspec.json.decode(event.data, type=_Words).reason)
         except (msgspec.MsgspecError, RecursionError, ValueError):
@@ -502,6 +604,10 @@ class Following:
             since=patch.since,
         )
 
+    def _forget(self) -> None:
+        """Until the snapshot is here there is nothing to go on from, should the line break between the two."""
+        self.last_id, self._version = "", None
+
     def _gap(self, event: sse.Event, prev: int | None) -> Gap:
         """Once, it is asked for what was missed; then it is given up. Who is answered so again and again asks less often."""
         self._gaps += 1
@@ -510,12 +616,88 @@ class Following:
             self.last_id, self._version = "", None
         return Gap(raw=event, have=have, prev=prev, fresh=fresh)
 
-    def _live(self) -> float:
-        self._says("live")
-        return time.monotonic()
 
-    def _says(self, status: Status, reason: str = "", detail: str = "") -> None:
-        self.status, self.reason, self.detail = status, reason, detail
+class FollowingMany(_Stream):
+    """The same of many vehicles on one stream: `states` and `last_ids` by vehicle. Each has a chain of its own.
+
+    The list is posted anew whenever the stream is opened, with the ids of all that is known, so what was missed of each is
+    what comes. `Refused` with 403 is raised if one of them may be seen no longer that was not `Gone` on an open stream.
+    """
+
+    def __init__(
+        self,
+        client: Client,
+        asked: Mapping[str, Any],
+        last_ids: Mapping[str, str],
+        states: Mapping[str, State],
+    ) -> None:
+        super().__init__(client)
+        self._asked = dict(asked)
+        self._cars = {
+            one: Following(client, one, last, states.get(one), {}) for one, last in last_ids.items()
+        }
+        self._count = 0
+
+    @property
+    def states(self) -> Mapping[str, State]:
+        """As far as they have come."""
+        return {one: car.state for one, car in self._cars.items() if car.state is not None}
+
+    @property
+    def last_ids(self) -> Mapping[str, str]:
+        """Where to go on, of each vehicle."""
+        return {one: car.last_id for one, car in self._cars.items() if car.last_id}
+
+    def age(self, vehicle: str, path: str | None = None) -> float | None:
+        """As `Following.age`, of one of them."""
+        return self._cars[vehicle].age(path) if vehicle in self._cars else None
+
+    def _from(self) -> str:
+        return ""
+
+    async def _open(self, line: _Line) -> None:
+        body = msgspec.json.encode({**self._asked, "versions": self.last_ids})
+        made = await line.ask(f"{self._client._base}/v1/streams", body)
+        url, self._count = made.get("url"), made.get("vehicles", 0)
+        if not isinstance(url, str) or not url.startswith("/") or not isinstance(self._count, int):
+            raise _Ended("no stream", "the answer names no stream")
+        try:
+            await line.open(f"{self._client._base}{url}", {})
+        except Refused as error:
+            if error.status != 404:
+                raise
+            raise _Ended("no stream", error.detail) from error  # it gave way to others: asked for anew
+
+    def _has(self) -> bool:
+        return sum(bool(car.last_id) for car in self._cars.values()) >= self._count
+
+    def _asks_at_once(self, gap: Gap) -> bool:
+        return not gap.fresh
+
+    def _take(self, event: sse.Event) -> Change | None:
+        if event.event == "unavailable":
+            return Following(self._client, "", "", None, {})._take(event)
+        try:
+            of = msgspec.json.decode(event.data, type=_Of)
+        except (msgspec.MsgspecError, RecursionError, ValueError):
+            return Gap(raw=event, have=None, prev=None, fresh=True)
+        if event.event == "gone":
+            self._cars.pop(of.vehicle, None)
+            self._asked |= (
+                {"vehicles": [one for one in self._asked["vehicles"] if one != of.vehicle]}
+                if ("vehicles" in self._asked)
+                else {}
+            )
+            self._count -= 1
+            return Gone(raw=event, vehicle=of.vehicle, reason=of.reason)
+        if event.event == "reset" and not of.vehicle:
+            for car in self._cars.values():
+                car._forget()
+            return Reset(raw=event, vehicle="", reason=of.reason, since="", to="")
+        if event.event not in ("snapshot", "update", "reset"):
+            return Other(raw=event)
+        car = self._cars.setdefault(of.vehicle, Following(self._client, of.vehicle, "", None, {}))
+        return car._take(event)
 
 
 def merge_patch(target: Any, patch: Any) -> Any:
@@ -539,6 +721,11 @@ class _Patch(msgspec.Struct):
     signals: dict[str, dict[str, Any] | None]
     status: str = ""
     since: str = ""
+
+
+class _Of(msgspec.Struct):
+    vehicle: str = ""
+    reason: str = ""
 
 
 class _Words(msgspec.Struct, rename={"since": "from"}):
