@@ -694,7 +694,7 @@ class FollowingMany(_Stream):
             for car in self._cars.values():
                 car._forget()
             return Reset(raw=event, vehicle="", reason=of.reason, since="", to="")
-        if event.event not in ("snapshot", "update", "reset"):
+        if event.event not in ("snapshot", "update", "status", "reset"):
             return Other(raw=event)
         car = self._cars.setdefault(of.vehicle, Following(self._client, of.vehicle, "", None, {}))
         return car._take(event)

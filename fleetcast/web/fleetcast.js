@@ -35,6 +35,7 @@
  * @property {{reason: string, from: string, to: string}} reset  updates were lost; a snapshot follows
  * @property {{have: number|null, prev: number|null, reason: "gap"|"unreadable", fresh: boolean}} gap  an event did not follow;
  *   `fresh`: what was missed is given up, a snapshot follows
+ * @property {{vehicle: string, reason: string}} gone  one of many that may be seen no longer; the others go on
  * @property {{kind: string, id: string, data: string, note: string}} event  everything that came, as text; of kinds that are
  *   not known here too. `note`: what was made of it, if not the usual
  *
@@ -63,6 +64,7 @@ const MOST_PAUSE = 300_000; // whatever a server asks for
 const MOST_TEXT = 64 << 20; // characters of one event; a state is at most 4 MB unless it is set otherwise
 const BEATS = [1_000, 30_000]; // by WebSocket: until what may have been lost is asked for, at first and from then on
 const ANSWERED = 10_000; // and until that must have been answered, as an opening
+const CHAINED = new Set(["snapshot", "update", "status", "reset"]); // of many: what is of one vehicle's chain
 const TRY_AGAIN = new Set([408, 425, 429]);
 
 /**
@@ -75,6 +77,22 @@ const TRY_AGAIN = new Set([408, 425, 429]);
  */
 export function subscribe(target, options = {}) {
   return new Subscription(addressOf(target), options);
+}
+
+/**
+ * Follows up to 400 vehicles, or a fleet as it is whenever the stream is opened, on one stream; beginning at once. Each has a
+ * chain of its own: the list is posted anew whenever the stream is opened, with the ids of all that is known.
+ *
+ * The events of the subscription say of which `vehicle` they are (but `status`); `gone` is of one that may be seen no longer,
+ * while the others go on. `states` and `versions` have all of them; both lead to the same place by the option `from`.
+ *
+ * @param {{base: string, vehicles?: string[], fleet?: string, view?: string, every?: string}} target
+ * @param {Options & {from?: {versions: Object<string, string>, states: Object<string, State>}}} [options]
+ * @returns {Subscription}
+ */
+export function subscribeMany(target, options = {}) {
+  const { base, ...asked } = target;
+  return new Subscription(new URL(`${base.replace(/\/$/, "")}/v1/streams`, globalThis.location?.href), options, asked);
 }
 
 export class Subscription {
@@ -101,9 +119,12 @@ export class Subscription {
   #refused = 0; // 401 in a row
   #heard = 0;
   #timers = {};
+  #asked = null; // of many: what is posted
+  #cars = new Map(); // of many, by vehicle: the chain of each, which is a Subscription that opens nothing
+  #count = 0; // of many: how many the stream is of
 
   /** @hideconstructor */
-  constructor(address, options) {
+  constructor(address, options, asked = null) {
     this.#address = address;
     this.#options = { ...DEFAULTS, ...options };
     if (options.every) address.searchParams.set("every", options.every);
@@ -112,6 +133,10 @@ export class Subscription {
       this.lastId = options.from.lastId;
       this.state = { ...options.from.state, signals: bare(options.from.state.signals) };
     }
+    if (options.passive) return;
+    this.#asked = asked;
+    for (const [vehicle, lastId] of Object.entries((asked && options.from?.versions) ?? {}))
+      this.#car(vehicle, { lastId, state: options.from.states?.[vehicle] });
     if (typeof document !== "undefined") this.#watchPage();
     queueMicrotask(() => this.#run()); // who subscribed has its listeners there by then
   }
@@ -133,12 +158,24 @@ export class Subscription {
    * How old a signal is, in ms by the platform's clock; without a path, how long ago the last change came to the platform.
    * null if it was never sent.
    * @param {string} [path]
+   * @param {string} [vehicle] of many
    * @returns {number|null}
    */
-  age(path) {
+  age(path, vehicle) {
+    if (this.#asked) return this.#cars.get(vehicle)?.age(path) ?? null;
     const at = path === undefined ? this.state?.updated_at : this.state?.signals[path]?.at;
     const then = Date.parse(at ?? "");
     return Number.isNaN(then) ? null : this.clock.now() - then;
+  }
+
+  /** Of many, by vehicle: the states, as far as they have come. @returns {Object<string, State>} */
+  get states() {
+    return bare(Object.fromEntries([...this.#cars].filter(([, car]) => car.state).map(([id, car]) => [id, car.state])));
+  }
+
+  /** Of many, by vehicle: the id to come back with. @returns {Object<string, string>} */
+  get versions() {
+    return bare(Object.fromEntries([...this.#cars].filter(([, car]) => car.lastId).map(([id, car]) => [id, car.lastId])));
   }
 
   /** Ends it. `state` and `lastId` stay, and lead to the same place by the option `from`. */
@@ -178,7 +215,7 @@ export class Subscription {
     let live = 0;
     try {
       limit("no answer", this.#options.opening);
-      if (this.#options.transport === "websocket" && typeof WebSocket !== "undefined") {
+      if (this.#options.transport === "websocket" && !this.#asked && typeof WebSocket !== "undefined") {
         const ended = await this.#followSocket(line, limit);
         if (ended) return ended;
         limit("no answer", this.#options.opening);
@@ -194,12 +231,12 @@ export class Subscription {
         this.#heard = Date.now();
         const comments = parser.comments;
         for (const event of parser.feed(value)) {
-          const bad = this.#take(event);
+          const bad = this.#asked ? this.#takeOf(event) : this.#take(event);
           if (line.signal.aborted) throw line.signal.reason;
           if (bad) return { ...bad, least: parser.retry };
-          if (!live && this.lastId) live = this.#live();
+          if (!live && this.#has()) live = this.#live();
         }
-        if (!live && parser.comments > comments && this.lastId) live = this.#live();
+        if (!live && parser.comments > comments && this.#has()) live = this.#live();
         if (live) limit("silent", this.#options.silence);
         if (parser.pending > MOST_TEXT) return this.#gap("unreadable", null);
       }
@@ -308,8 +345,20 @@ export class Subscription {
   }
 
   async #ask(signal) {
-    const address = new URL(this.#address);
-    const headers = { Accept: "text/event-stream" };
+    if (!this.#asked) return this.#send(this.#address, signal);
+    const made = await this.#send(this.#address, signal, JSON.stringify({ ...this.#asked, versions: this.versions }));
+    if (made.status !== 201) return made;
+    const { url, vehicles } = await made.json();
+    this.#count = vehicles;
+    const stream = await this.#send(new URL(url, this.#address), signal);
+    // What was made is gone again, to make room for others': it is asked for anew.
+    if (stream.status === 404) throw new Ended(end("no stream", { detail: await reasonOf(stream), code: 404 }));
+    return stream;
+  }
+
+  async #send(to, signal, body) {
+    const address = new URL(to);
+    const headers = { Accept: body ? "application/json" : "text/event-stream" };
     if (this.#options.authorize) {
       const given = await orAborted(this.#authorized(), signal);
       for (const [name, value] of Object.entries(given?.query ?? {})) address.searchParams.set(name, value);
@@ -319,6 +368,8 @@ export class Subscription {
     if (this.lastId) address.searchParams.set("last_event_id", this.lastId);
     const asked = Date.now();
     const response = await (this.#options.fetch ?? globalThis.fetch)(address, {
+      method: body ? "POST" : "GET",
+      body,
       headers,
       signal,
       cache: "no-store",
@@ -363,6 +414,54 @@ export class Subscription {
   }
 
   // What comes
+
+  // Whether there is all that a stream begins with.
+  #has() {
+    return this.#asked ? Object.keys(this.versions).length >= this.#count : this.lastId !== "";
+  }
+
+  #car(vehicle, from) {
+    const car = new Subscription(this.#address, { ...this.#options, from, passive: true });
+    for (const name of ["change", "reset", "gap", "event"])
+      car.on(name, (event) => this.#tell(name, { ...event, vehicle }));
+    this.#cars.set(vehicle, car);
+    return car;
+  }
+
+  // The same of many: each event is its vehicle's.
+  #takeOf(event) {
+    const { event: kind, id, data } = event;
+    const told = (note = "") => this.#tell("event", { kind, id, data, note, vehicle: "" });
+    if (kind === "unavailable") return this.#take(event);
+    let content = null;
+    try {
+      content = JSON.parse(data);
+    } catch {
+      // what cannot be read is told below
+    }
+    const vehicle = content?.vehicle;
+    if (kind === "reset" && vehicle === "") {
+      for (const car of this.#cars.values()) car.lastId = "";
+      told();
+      this.#tell("reset", { reason: String(content.reason), from: "", to: "", vehicle });
+      return null;
+    }
+    if (kind === "gone") {
+      this.#cars.delete(vehicle);
+      if (this.#asked.vehicles) this.#asked.vehicles = this.#asked.vehicles.filter((one) => one !== vehicle);
+      this.#count--;
+      told();
+      this.#tell("gone", { vehicle, reason: String(content?.reason) });
+      return null;
+    }
+    if (!CHAINED.has(kind) || typeof vehicle !== "string") {
+      const bad = CHAINED.has(kind) || content === null;
+      told(bad ? "unreadable: the stream is opened anew" : "not known");
+      return bad ? end("unreadable", { code: 200 }) : null;
+    }
+    const car = this.#cars.get(vehicle) ?? this.#car(vehicle);
+    return car.#take(event);
+  }
 
   // Takes an event in. How it ends the stream, or null.
   #take({ event: kind, id, data }) {

@@ -5,6 +5,7 @@ coming back; and an edge that is killed.
 from __future__ import annotations
 
 import asyncio
+import json
 from collections import Counter
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
@@ -13,8 +14,10 @@ from typing import Any
 import pytest
 
 from fleetcast import sse
+from fleetcast.client import Client, FollowingMany, Gone, Grant, Snapshot, Update
 from fleetcast.devpki import DevelopmentPki
 from fleetcast.many import MOST
+from tests.clients.followers import HARNESS, MODULE, node
 from tests.e2e.outside import Phone, data, names, site
 from tests.e2e.test_access import Keyed, bearer
 from tests.servers import short_folder, until
@@ -23,7 +26,7 @@ TYRE = "Vehicle.Chassis.Axle.Row1.Wheel.Left.Tire.Pressure"
 SPEED = "Vehicle.Speed"
 CARS = [f"car-{'x' * 55}-{number:04d}" for number in range(MOST)]
 FEW = ["one", "two", "three"]
-THREE = ["four", "five", "six"]
+PAIR = ["seven", "eight"]
 
 
 @pytest.fixture(scope="module")
@@ -185,27 +188,88 @@ async def test_who_may_and_until_when(keyed: Keyed) -> None:
         assert len(phone.events) == 4
 
 
-async def test_an_edge_that_is_killed_costs_nothing(keyed: Keyed) -> None:
-    here, token = keyed.here, keyed.token("many", *THREE)
-    await send(keyed, THREE, 1)
-    await until_version(keyed, token, THREE[-1], 1)
-    for car in THREE:
+Told = list[tuple[str, str, Any]]
+
+
+@asynccontextmanager
+async def in_python(keyed: Keyed, token: str, vehicles: Sequence[str]) -> AsyncIterator[Told]:
+    told: Told = []
+
+    async def shown() -> Grant:
+        return {"headers": bearer(token)}
+
+    async def run(following: FollowingMany) -> None:
+        async for change in following:
+            match change:
+                case Snapshot() | Update():
+                    state = change.state
+                    assert state is not None
+                    assert following.states[state.vehicle] is state
+                    told.append((change.raw.event, state.vehicle, state.version))
+                case Gone():
+                    told.append(("gone", change.vehicle, change.reason))
+
+    async with Client(keyed.here.url, authorize=shown, pause=0.02, longest=0.2) as client:
+        task = asyncio.create_task(run(client.follow_many(vehicles)))
+        yield told
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task
+
+
+@asynccontextmanager
+async def in_node(keyed: Keyed, token: str, vehicles: Sequence[str]) -> AsyncIterator[Told]:
+    told: Told = []
+    module = keyed.folder / "fleetcast.mjs"
+    module.write_bytes(MODULE.read_bytes())
+    target = json.dumps({"base": keyed.here.url, "vehicles": vehicles})
+    process = await asyncio.create_subprocess_exec(
+        *(node(), str(HARNESS.with_name("follow_many.mjs")), str(module), target, token),
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+    )
+
+    async def read() -> None:
+        assert process.stdout is not None
+        async for line in process.stdout:
+            kind, vehicle, what = json.loads(line)
+            if kind in ("snapshot", "update", "reset", "gap", "gone"):
+                told.append((kind, vehicle, what))
+
+    reading = asyncio.create_task(read())
+    yield told
+    assert process.stdin is not None
+    process.stdin.write(b"close\n")
+    await reading
+    assert await process.wait() == 0
+
+
+async def test_both_clients_miss_nothing_when_an_edge_is_killed_and_are_told_who_is_gone(
+    keyed: Keyed,
+) -> None:
+    for car in PAIR:
+        await keyed.fleetcast("vehicles", "add", car, "--fleet", "pair")
+    token = keyed.token("paul", fleets=["pair"])
+    await send(keyed, PAIR, 1)
+    for car in PAIR:
         await until_version(keyed, token, car, 1)
-    async with stream(keyed, token, vehicles=THREE) as phone:
-        await until(lambda: len(phone.events) == 3)
-        sessions = await here.sessions()
+    async with in_python(keyed, token, PAIR) as one, in_node(keyed, token, PAIR) as other:
+        await until(lambda: len(one) >= 2 and len(other) >= 2, "both have begun")
+        sessions = await keyed.here.sessions()
         name = f"edge-{sessions.index(max(sessions))}"
-        killed = here.kill(name)
-        await until(lambda: phone.ended, "its edge dies")
-        before = phone.events
-    await send(keyed, THREE[1:], 2)
-    for car in THREE[1:]:
-        await until_version(keyed, token, car, 2)
-    async with stream(keyed, token, vehicles=THREE, versions=ids(before)) as phone:
-        await until(lambda: phone.ended or len(phone.events) >= 2)
-        await send(keyed, THREE, 3)
-        await until(lambda: phone.ended or len(phone.events) >= 5)
-        everything = [*before, *phone.events]
-    assert got(everything) == once(THREE, 1, 2) + once(THREE[1:], 3)
-    chained(everything, {})
-    await here.started_again(name, killed)
+        killed = keyed.here.kill(name)
+        await send(keyed, PAIR, 2)
+        await send(keyed, PAIR[:1], 3)
+        await keyed.here.started_again(name, killed)
+        await send(keyed, PAIR, 4)
+        due = once(PAIR[:1], 1, 2, 3, 4) + once(PAIR[1:], 1, 2, 3)
+        await until(lambda: len(one) >= 7 and len(other) >= 7, "all has come", 60)
+        for told in (one, other):
+            assert Counter((vehicle, version) for _, vehicle, version in told) == due
+            assert Counter(kind for kind, _, _ in told) == {"snapshot": 2, "update": 5}
+        await keyed.fleetcast("vehicles", "add", PAIR[0], "--fleet", "elsewhere")
+        await until(lambda: len(one) >= 8 and len(other) >= 8, "they are told", 60)
+        await send(keyed, PAIR[1:], 5)
+        await until(lambda: len(one) >= 9 and len(other) >= 9, "the other goes on")
+        for told in (one, other):
+            assert told[7:] == [("gone", PAIR[0], "access"), ("update", PAIR[1], 4)]
