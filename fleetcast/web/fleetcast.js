@@ -127,14 +127,14 @@ export class Subscription {
   constructor(address, options, asked = null) {
     this.#address = address;
     this.#options = { ...DEFAULTS, ...options };
-    if (options.every) address.searchParams.set("every", options.every);
+    if (options.every && !asked) address.searchParams.set("every", options.every);
     this.clock = options.clock ?? new ServerClock();
     if (options.from?.lastId && options.from.state) {
       this.lastId = options.from.lastId;
       this.state = { ...options.from.state, signals: bare(options.from.state.signals) };
     }
     if (options.passive) return;
-    this.#asked = asked;
+    this.#asked = asked && { ...(options.every && { every: options.every }), ...asked };
     for (const [vehicle, lastId] of Object.entries((asked && options.from?.versions) ?? {}))
       this.#car(vehicle, { lastId, state: options.from.states?.[vehicle] });
     if (typeof document !== "undefined") this.#watchPage();
