@@ -15,7 +15,7 @@ from websockets.asyncio.client import ClientConnection
 from fleetcast.devpki import DevelopmentPki
 from tests.e2e.outside import Site, packet, site
 from tests.servers import short_folder, until
-from tests.web.test_http2 import browser
+from tests.web.test_http2 import browser, connections
 
 
 class Socket:
@@ -343,6 +343,14 @@ async ([base, vehicle, transport]) => {
 }
 """
 
+MANY = """
+count => Promise.all(Array.from({ length: count }, (_, number) => new Promise((opened, failed) => {
+  const socket = new WebSocket(`wss://${location.host}/v1/vehicles/many-${number}/ws`);
+  socket.onopen = opened;
+  socket.onerror = failed;
+}))).then((all) => all.length)
+"""
+
 
 async def test_a_browser_follows_by_websocket_over_tls_and_heals_what_it_lost() -> None:
     with short_folder() as folder:
@@ -382,6 +390,9 @@ async def test_a_browser_follows_by_websocket_over_tls_and_heals_what_it_lost() 
             await here.send("browser", 6)
             await sees(0, 1, 2, 3, 5, 6)
             assert await page.evaluate("sockets.length") == 2
+            # As many as a page likes, on the one connection that it has anyhow.
+            assert await page.evaluate(MANY, 50) == 50
+            assert await connections(here.settings) == 1
             # Where none gets through it follows by a stream.
             await page.evaluate(
                 "() => { window.WebSocket = class { constructor() { setTimeout(() => this.onclose({})); } close() {} }; }"
