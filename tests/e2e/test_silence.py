@@ -2,94 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
-import sys
-from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
-from pathlib import Path
+from collections.abc import AsyncIterator
 
 import pytest
 
 from fleetcast.signals import TYRES_LOW
 from tests.e2e.outside import Site, data, site
-from tests.servers import Server, free_ports, http_answers, until
-
-GREETING = 64
-MORE, LONG, COMMAND = 1, 2, 4
-
-
-class Wire:
-    """A TCP proxy that reads ZMTP 3 (https://rfc.zeromq.org/spec/23/): what goes from consume to an edge replica.
-
-    `messages` are the messages in it, each as its frames, and `commands` the names of the protocol's own frames.
-    `heartbeats` counts those that the replica answered.
-    """
-
-    def __init__(self) -> None:
-        self.messages: list[list[bytes]] = []
-        self.commands: list[bytes] = []
-        self.heartbeats = 0
-        self._within = False
-        self._tasks: set[asyncio.Task[None]] = set()
-
-    @asynccontextmanager
-    async def between(self, port: int, replica: str) -> AsyncIterator[None]:
-        """Listens on the port, and passes everything on to the replica."""
-        host, _, there = replica.rpartition(":")
-
-        async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            to_replica = await asyncio.open_connection(host, int(there))
-            for task in (
-                asyncio.create_task(self._pass_on(reader, to_replica[1], self._frame)),
-                asyncio.create_task(self._pass_on(to_replica[0], writer, self._answer)),
-            ):
-                self._tasks.add(task)
-
-        server = await asyncio.start_server(accept, "127.0.0.1", port)
-        try:
-            yield
-        finally:
-            server.close()
-            for task in self._tasks:
-                task.cancel()
-            await asyncio.gather(*self._tasks, return_exceptions=True)
-
-    async def _pass_on(
-        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, look: Callable[[int, bytes], None]
-    ) -> None:
-        try:
-            left = GREETING  # in pieces: each side waits for the beginning of the other's
-            while left:
-                piece = await reader.read(left)
-                if not piece:
-                    return
-                writer.write(piece)
-                left -= len(piece)
-            while True:
-                flags = await reader.readexactly(1)
-                size = await reader.readexactly(8 if flags[0] & LONG else 1)
-                body = await reader.readexactly(int.from_bytes(size, "big"))
-                look(flags[0], body)
-                writer.write(flags + size + body)
-                await writer.drain()
-        except (asyncio.IncompleteReadError, OSError):
-            pass
-        finally:
-            writer.close()
-            with suppress(OSError):
-                await writer.wait_closed()
-
-    def _frame(self, flags: int, body: bytes) -> None:
-        if flags & COMMAND:
-            self.commands.append(body[1 : 1 + body[0]])
-            return
-        if not self._within:
-            self.messages.append([])
-        self.messages[-1].append(body)
-        self._within = bool(flags & MORE)
-
-    def _answer(self, flags: int, body: bytes) -> None:
-        self.heartbeats += flags & COMMAND and body[1 : 1 + body[0]] == b"PONG"
+from tests.e2e.zmtp import Wire, wired
+from tests.servers import until
 
 
 @pytest.fixture(scope="module")
@@ -100,30 +20,8 @@ async def here() -> AsyncIterator[Site]:
 
 @pytest.fixture(scope="module")
 async def wires(here: Site) -> AsyncIterator[list[Wire]]:
-    """The platform's consume process replaced by one that reaches the replicas through our wires."""
-    await here.platform.supervisor.stop_one("consume-0")
-    ports = free_ports(len(here.settings.edge_sub))
-    run = Path(here.settings.data)
-    admin = here.platform.admin_ports["consume-0"]
-    consume = Server(
-        "consume",
-        [sys.executable, "-m", "fleetcast", "--config", str(run / "run" / "fleetcast.toml"), "consume"],
-        run / "log" / "wired.log",
-        lambda: http_answers(admin, "/ready"),
-        {
-            "FLEETCAST_EDGE_SUB": ",".join(f"127.0.0.1:{port}" for port in ports),
-            "FLEETCAST_ADMIN_PORT": str(admin),
-            "FLEETCAST_MEMBER": "wired",
-        },
-    )
-    async with AsyncExitStack() as stack:
-        wires = [Wire() for _ in ports]
-        for wire, port, replica in zip(wires, ports, here.settings.edge_sub, strict=True):
-            await stack.enter_async_context(wire.between(port, replica))
-        stack.push_async_callback(consume.stop)
-        await consume.start()
-        await until(lambda: all(b"READY" in wire.commands for wire in wires))
-        yield wires
+    async with wired(here) as made:
+        yield made
 
 
 async def handled(here: Site, updates: float) -> tuple[float, float]:
