@@ -174,7 +174,7 @@ async def _again_and_again(target: Target, sent: asyncio.Event) -> Story:
             continue
         polled, _ = await target.latest()
         if polled.version in told.views:
-            if told.views[polled.version] != polled:
+            if not story.same(told.views[polled.version], polled):
                 raise Failed(difference(told.views[polled.version], polled))
             return told
         if now() > deadline:

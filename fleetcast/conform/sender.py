@@ -76,6 +76,11 @@ class Sender:
             await asyncio.sleep(min(4.0, 0.25 * 2**again))
         raise NotTried(f"packets are not taken: {why}")
 
+    def settle(self, version: int) -> None:
+        """The last packet led to this version."""
+        self.version = version
+        self.numbers = {version: self._seq}
+
     def judge(self, told: Story) -> None:
         """Each packet must be an update of its own, in order, with what was sent in it. Raises Failed."""
         for update in told.updates:

@@ -19,13 +19,18 @@ _TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", re.ASCII)
 
 
 class View(msgspec.Struct, frozen=True):
-    """A snapshot, or an update, of which `prev` is the version before it."""
+    """A snapshot, or an update or change of status, of which `prev` is the version before it. `status` is empty if not said."""
 
     vehicle: str
     version: int
     updated_at: str
     signals: dict[str, Any]
     prev: int = -1
+    status: str = ""
+    since: str = ""
+
+
+STATUSES = ("live", "quiet", "offline")
 
 
 def parsed(text: str | bytes, what: str) -> dict[str, Any]:
@@ -57,10 +62,21 @@ def update(body: dict[str, Any], what: str = "the update") -> View:
     return msgspec.structs.replace(view, prev=prev)
 
 
+def status(body: dict[str, Any], what: str = "the change of status") -> View:
+    """An update that no packet made: its status, and no signals."""
+    view = update(body, what)
+    if not view.status:
+        raise Failed(f"{what} has no status")
+    if view.signals:
+        raise Failed(f"{what} has signals: {short(', '.join(view.signals), 40)}")
+    return view
+
+
 def reset(body: dict[str, Any]) -> tuple[str, str, str]:
     """(reason, from, to)."""
-    if body.get("reason") not in ("expired", "foreign"):
-        raise Failed(f"the reset's reason is {short(body.get('reason'))}, not expired or foreign")
+    if body.get("reason") not in ("expired", "foreign", "many"):
+        raise Failed(f"the reset's reason is {short(body.get('reason'))}, not expired, foreign or many")
+    _text(body, "vehicle", "the reset")
     return body["reason"], _text(body, "from", "the reset"), _text(body, "to", "the reset")
 
 
@@ -101,7 +117,12 @@ def _view(body: dict[str, Any], what: str) -> View:
     signals = body.get("signals")
     if not isinstance(signals, dict):
         raise Failed(f"{what} has no signals object")
-    return View(vehicle, version, updated, signals)
+    status, since = body.get("status", ""), body.get("since", "")
+    if (status or since) and (
+        status not in STATUSES or not isinstance(since, str) or not _TIME.fullmatch(since)
+    ):
+        raise Failed(f"{what} has status {short(status, 20)} since {short(since, 40)}")
+    return View(vehicle, version, updated, signals, status=status, since=since)
 
 
 def _signal(path: str, signal: object, what: str) -> None:

@@ -19,12 +19,15 @@ from fleetcast.conform.words import Failed, short
 
 
 class Story(msgspec.Struct):
-    """What came: `views` by version, `updates` in order, `resets` as (reason, from, to); `at` is the view at the end."""
+    """What came: `views` by version, `updates` and changes of status in order, `resets` as (reason, from, to); `at` is the view
+    at the end.
+    """
 
     at: View | None = None
     views: dict[int, View] = msgspec.field(default_factory=dict)
     updates: list[View] = msgspec.field(default_factory=list)
     resets: list[tuple[str, str, str]] = msgspec.field(default_factory=list)
+    statuses: list[View] = msgspec.field(default_factory=list)
     snapshots: int = 0
 
 
@@ -35,7 +38,7 @@ def data(event: Event) -> dict[str, Any]:
 
 def version(event: Event) -> int:
     """The version that an app is at after it; -1 for an event that leads to none."""
-    if event.name not in ("snapshot", "update"):
+    if event.name not in ("snapshot", "update", "status"):
         return -1
     found = data(event).get("version")
     return found if isinstance(found, int) else -1
@@ -63,7 +66,19 @@ def patched(view: View, update: View) -> View:
     # By the RFC to the letter, as a library would: were a member of a signal to go away, the patch would have to say null.
     signals = merged(view.signals, update.signals)
     assert isinstance(signals, dict)
-    return View(view.vehicle, update.version, update.updated_at, signals)
+    status, since = view.status, view.since
+    if update.status:
+        status, since = update.status, update.since
+    return View(view.vehicle, update.version, update.updated_at, signals, status=status, since=since)
+
+
+def same(shown: View | None, polled: View) -> bool:
+    """Whether the view that a stream adds up to is the polled one. The first live of all is told to nobody."""
+    if shown is None:
+        return False
+    if not shown.status and polled.status == "live":
+        shown = msgspec.structs.replace(shown, status=polled.status, since=polled.since)
+    return shown == polled
 
 
 def tell(events: Sequence[Event], vehicle: str, at: View | None = None) -> Story:
@@ -78,14 +93,15 @@ def tell(events: Sequence[Event], vehicle: str, at: View | None = None) -> Story
                 raise Failed(f"a reset to {short(due, 40)} was followed by the snapshot of {event.id}")
             story.at, due = shapes.snapshot(data(event)), ""
             story.snapshots += 1
-        elif event.name == "update":
-            update = shapes.update(data(event))
+        elif event.name in ("update", "status"):
+            is_status = event.name == "status"
+            update = (shapes.status if is_status else shapes.update)(data(event))
             if due:
                 raise Failed("a reset was followed by an update, not by a snapshot")
             if story.at is None:
                 raise Failed("the first event is an update, not a snapshot")
             story.at = patched(story.at, update)
-            story.updates.append(update)
+            (story.statuses if is_status else story.updates).append(update)
         elif event.name == "reset":
             if due:
                 raise Failed("a reset was followed by a reset")

@@ -117,7 +117,7 @@ async def patch(target: Target) -> str:
         raise NotTried(f"the recorded stream does not add up: {why}") from None
     if polled is None or polled.version not in told.views:
         raise NotTried("what was polled is not among what was recorded")
-    if told.views[polled.version] != polled:
+    if not story.same(told.views[polled.version], polled):
         raise Failed(difference(told.views[polled.version], polled))
     return f"{len(updates)} updates, the same as version {polled.version}"
 

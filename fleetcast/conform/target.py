@@ -346,7 +346,7 @@ class Target:
                 self.sender.judge(told)
             if polled.version in told.views or (at is not None and at.version == polled.version):
                 shown = told.views.get(polled.version, at)
-                if shown != polled:
+                if not story.same(shown, polled):
                     raise Failed(difference(shown, polled))
                 return told
             if polled.version > min(told.views, default=0):
@@ -358,11 +358,11 @@ class Target:
 def difference(shown: View | None, polled: View) -> str:
     """In what a folded view differs from the polled one of the same version."""
     assert shown is not None
-    for name in ("vehicle", "updated_at"):
+    for name in ("vehicle", "updated_at", "status", "since"):
         if getattr(shown, name) != getattr(polled, name):
             return f"{name} is {getattr(shown, name)} by the stream, {getattr(polled, name)} when polled"
     both = {**shown.signals, **polled.signals}
-    path = next(path for path in both if shown.signals.get(path) != polled.signals.get(path))
+    path = next((path for path in both if shown.signals.get(path) != polled.signals.get(path)), "")
     ours, theirs = shown.signals.get(path), polled.signals.get(path)
     if isinstance(ours, dict) and isinstance(theirs, dict):
         path += f"'s {(name := next(name for name in (ours | theirs) if ours.get(name) != theirs.get(name)))}"

@@ -19,13 +19,15 @@ JUDGES: dict[str, Callable[[dict[str, Any]], object]] = {
     "snapshot": shapes.snapshot,
     "update": shapes.update,
     "reset": shapes.reset,
+    "status": shapes.status,
 }
 AT = "2026-11-23T10:00:00.000Z"
 VIEW = {"vehicle": "v", "version": 1, "updated_at": AT, "signals": {"a": {"value": 1, "at": AT}}}
 GOOD: dict[str, dict[str, Any]] = {
     "snapshot": VIEW,
     "update": {**VIEW, "prev": 0, "signals": {"a": {"value": [1, "x", True], "at": AT}, "b": None}},
-    "reset": {"reason": "foreign", "from": "x", "to": "0-1"},
+    "reset": {"vehicle": "v", "reason": "foreign", "from": "x", "to": "0-1"},
+    "status": {**VIEW, "prev": 0, "signals": {}, "status": "quiet", "since": AT},
 }
 
 
@@ -49,7 +51,7 @@ def test_the_documents_examples_are_taken() -> None:
 @pytest.mark.parametrize("name", GOOD)
 def test_every_member_that_the_document_requires_is_required(name: str) -> None:
     JUDGES[name](GOOD[name] | {"one more": 1})
-    required = SCHEMAS[name.capitalize()]["required"]
+    required = SCHEMAS["StatusChange" if name == "status" else name.capitalize()]["required"]
     assert set(required) == set(GOOD[name])
     for member in required:
         with pytest.raises(Failed):

@@ -48,7 +48,7 @@ def streams(draw: st.DrawFn) -> tuple[list[Event], list[Snapshot]]:
         views.append(view)
         if draw(st.booleans()):
             events.append(
-                Event(draw(st.sampled_from(["status", "message"])), "not JSON")
+                Event(draw(st.sampled_from(["news", "message"])), "not JSON")
             )  # may be added one day
     return events, views
 
@@ -95,7 +95,7 @@ def snap(version: int, vehicle: str = "v") -> Event:
 
 
 def reset(to: str) -> Event:
-    return Event("reset", json.dumps({"reason": "foreign", "from": "x", "to": to}))
+    return Event("reset", json.dumps({"vehicle": "v", "reason": "foreign", "from": "x", "to": to}))
 
 
 def test_a_reset_is_followed_by_its_snapshot() -> None:
