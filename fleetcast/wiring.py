@@ -324,6 +324,7 @@ def _server(app: ASGIApp, host: str, port: int, tls: ssl.SSLContext | None = Non
             host=host,
             port=port,
             http="auto" if tls is None else TlsProtocol,
+            ws="none",  # sockets come by the edge, as requests
             ssl_context_factory=None if tls is None else lambda *_: tls,
             log_config=None,
             access_log=False,

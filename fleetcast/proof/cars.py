@@ -24,7 +24,7 @@ from fleetcast.proof.packets import body
 
 _TIMEOUT = 10.0
 _STORED = 202
-_SLEEPS = 0.006  # how often a car sleeps after what it sent
+_AWAKE = 25.0  # seconds after which a car sleeps, more or less
 _AS_LONG = (0.7, 2.5)  # times as long as makes it quiet
 _BATCH = 207
 _BATCHES = 0.05  # the share of a car's requests that have several packets
@@ -91,7 +91,8 @@ class Cars(Driver):
                 continue
             batched = isinstance(door, _Http) and dice.random() < _BATCHES
             upto = n + (dice.randint(2, _MOST) if batched else 1)
-            due = max(due, time.monotonic() - 1) + (upto - n) * len(self.vehicles) / self.rate
+            takes = (upto - n) * len(self.vehicles) / self.rate
+            due = max(due, time.monotonic() - 1) + takes
             self.busy += 1
             while n < upto:
                 stored, status = await door.send([body(self.seed, vehicle, one) for one in range(n, upto)])
@@ -105,7 +106,7 @@ class Cars(Driver):
                 self.unsure += isinstance(door, _Mqtt)
                 await asyncio.sleep(dice.uniform(0.1, 0.6))
             self.busy -= 1
-            if dice.random() < _SLEEPS:
+            if dice.random() < takes / _AWAKE:
                 due = time.monotonic() + dice.uniform(*_AS_LONG) * self.sleep
 
 

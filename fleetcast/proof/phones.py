@@ -6,8 +6,8 @@
     slow       reads 1 kB a second for a while, then catches up
 
 Some are on a view, of some signals or of a rare one, the others on all; most have a stream, some long-poll, some have one of
-many vehicles; some of each are calm. All come back with their last event id, or ids, unless told otherwise. They check
-nothing: what they saw is reported, and the oracle judges.
+many vehicles, some a WebSocket; some of each are calm. All come back with their last event id, or ids, unless told otherwise.
+They check nothing: what they saw is reported, and the oracle judges.
 In: {"drop": true} makes all come back at once; {"anew": true} the same, without their last event id; {"away": seconds} sends
 every third, ten at most, away for so long; {"calm": true} ends all moods; {"final": true} asks what each shows.
 Out: each tenth of a second {"events": […], "moods": [`oracle.Mood`, …], "connected", "closed",
@@ -30,28 +30,31 @@ from fleetcast.proof.client import Line
 from fleetcast.proof.drivers import Driver
 from fleetcast.proof.oracle import Event, Mood
 from fleetcast.proof.shown import Chain
-from fleetcast.proof.transports import TRANSPORTS, Asks, Many, Told, Transport
+from fleetcast.proof.sockets import Socket
+from fleetcast.proof.transports import Asks, Many, Poll, Stream, Told, Transport
 
 _MOODS = ("steady",) * 12 + ("restless",) * 4 + ("sleepy",) * 3 + ("slow",)
 _CALM = 5
-_KINDS = (
-    ("stream", "some", 0),
-    ("stream", "rare", 0),
-    ("stream", "", 0),
-    ("poll", "", 0),
-    ("stream", "", _CALM),
-    ("stream", "", 0),
-    ("stream", "some", _CALM),
-    ("poll", "rare", 0),
-    ("stream", "some", 0),
-    ("many", "", 0),
-    ("many", "some", _CALM),
-    ("stream", "rare", 0),
-    ("poll", "", _CALM),
-    ("stream", "", 0),
-    ("stream", "", 0),
-    ("stream", "rare", 0),
-    ("stream", "", 0),
+_KINDS: tuple[tuple[type[Transport], str, int], ...] = (
+    (Stream, "some", 0),
+    (Stream, "rare", 0),
+    (Stream, "", 0),
+    (Poll, "", 0),
+    (Stream, "", _CALM),
+    (Stream, "", 0),
+    (Stream, "some", _CALM),
+    (Poll, "rare", 0),
+    (Stream, "some", 0),
+    (Many, "", 0),
+    (Many, "some", _CALM),
+    (Stream, "rare", 0),
+    (Poll, "", _CALM),
+    (Socket, "", 0),
+    (Stream, "", 0),
+    (Socket, "some", _CALM),
+    (Socket, "rare", 0),
+    (Stream, "", 0),
+    (Stream, "", 0),
 )
 """By turns: (transport, view, seconds that it is calm by, or 0). As many as have nothing in common with the moods, so that each
 comes in each."""
@@ -73,7 +76,7 @@ class Phone:
         self.mood = mood
         self.crowd = crowd
         self.dice = random.Random(f"{crowd.seed}/phone/{number}")
-        self.by = TRANSPORTS[by]
+        self.by = by
         self.asks = Asks(view, every, self.dice.randint(*_WAIT))
         first = number % len(vehicles)
         names = [(number, vehicles[first])]
@@ -138,6 +141,7 @@ class Phone:
         self.dropping.clear()
         dropping = asyncio.create_task(self.dropping.wait())
         reading: asyncio.Task[bytes] | None = None
+        heard = time.monotonic()
         try:
             while True:
                 now = time.monotonic()
@@ -155,17 +159,20 @@ class Phone:
                     reading = asyncio.create_task(line.reader.read(_SLOW_BYTES if mood == "slow" else 65_536))
                 await asyncio.wait(
                     {reading, dropping},
-                    timeout=min(silence, max(0.01, until - now)),
+                    timeout=max(0.01, min(until, transport.due, heard + silence) - now),
                     return_when=asyncio.FIRST_COMPLETED,
                 )
+                if transport.due <= time.monotonic():
+                    transport.tick()
                 if reading.done():
                     data, reading = reading.result(), None
+                    heard = time.monotonic()
                     if not data:
                         return False
                     self._take(transport.feed(data))
                     if mood == "slow":
                         await asyncio.sleep(0.25)
-                elif time.monotonic() - now >= silence:
+                elif time.monotonic() - heard >= silence:
                     return False
         finally:
             for task in (reading, dropping):

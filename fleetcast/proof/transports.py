@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from math import inf
 from typing import NamedTuple
 
 import msgspec
@@ -61,15 +62,17 @@ class Transport(ABC):
         self.refused = False
         """It is over, since the platform said so by a status."""
         self.retry: int | None = None
+        self.due = inf
+        """When `tick` is to be called, by the monotonic clock."""
 
     @property
     def chain(self) -> Chain:
         """Of those that follow one, that one."""
         return self.chains[0]
 
-    def events(self, *more: str) -> str:
-        """The address of the one chain's events."""
-        return f"/v1/vehicles/{self.chain.vehicle}/events{self.asks.query(*more)}"
+    def address(self, what: str, *more: str) -> str:
+        """Of the one chain's events, in this form."""
+        return f"/v1/vehicles/{self.chain.vehicle}/{what}{self.asks.query(*more)}"
 
     @abstractmethod
     def ask(self) -> None:
@@ -79,13 +82,17 @@ class Transport(ABC):
     def feed(self, data: bytes) -> list[Told]:
         """What these bytes complete. Raises OSError for what is not the protocol."""
 
+    def tick(self) -> None:
+        """It is due to say something. For those who do so by themselves."""
+        raise NotImplementedError
+
 
 class Stream(Transport):
     """Server-Sent Events: one answer that does not end."""
 
     def ask(self) -> None:
         """With the id, if there is one."""
-        self._follow(self.events(), self.chain.last)
+        self._follow(self.address("events"), self.chain.last)
 
     def _follow(self, path: str, last: str) -> None:
         self._answer = Answer()
@@ -183,7 +190,7 @@ class Poll(Transport):
 
     def _ask(self, last: str) -> None:
         self._answer = Answer()
-        path = self.events(f"wait={self.asks.wait}")
+        path = self.address("events", f"wait={self.asks.wait}")
         self.line.ask("GET", path, {"Accept": "application/json"} | _last(last))
         self.open = True
 
@@ -206,6 +213,3 @@ class Poll(Transport):
 
 def _last(last: str) -> dict[str, str]:
     return {"Last-Event-ID": last} if last else {}
-
-
-TRANSPORTS: dict[str, type[Transport]] = {"stream": Stream, "poll": Poll, "many": Many}

@@ -67,6 +67,7 @@ _ANEW = Run(("all phones begin anew",), 3)
 _STORE = Run(("ingest to queue cut", "between store and 202", "a store's reply lost"), 3)
 _STALL = Run(("consume stalled before commit",), 2, phones=24)
 _POISON = Run(("consume stopped for seconds",), 4, cars=2, rate=100)
+_SOCKETS = Run(_BACK.only, 2, phones=17, rate=200)
 _SILENT = Run(("consume killed while all cars are silent",), 1)
 
 MUTANTS = {
@@ -114,6 +115,9 @@ MUTANTS = {
     "view-touched-not-kept": _BACK,
     "view-with-chain-of-all": _BACK,
     "window-too-short": _STALL,
+    "ws-not-heard": _SOCKETS,
+    "ws-not-subscribed": _SOCKETS,
+    "ws-resume-ignores-id": _SOCKETS,
 }
 """By name of its diff: the proof that must find it. Equal ones are run once on the clean tree."""
 

@@ -67,7 +67,7 @@ def test_a_small_proof_keeps_every_promise_and_leaves_nothing_behind() -> None:
     name, _, value = mark.partition("=")
     only = ("consume killed after commit", "ingest killed between", "all phones come back", "sent again")
     done = prove(
-        *("--seed", "5", "--faults", "4", "--cars", "6", "--phones", "13", "--rate", "40", "--json"),
+        *("--seed", "5", "--faults", "4", "--cars", "6", "--phones", "17", "--rate", "40", "--json"),
         *(part for one in only for part in ("--only", one)),
         timeout=110,
         **{name: value},

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from fleetcast import sse
 from fleetcast.proof.client import Line
 from fleetcast.proof.shown import Chain
-from fleetcast.proof.transports import TRANSPORTS, Asks, Transport
+from fleetcast.proof.transports import Asks, Many, Poll, Stream, Transport
 
 SNAPSHOT = ("snapshot", "e.1-1", b'{"vehicle":"c","version":1,"signals":{"A":{"value":1,"at":"t"}}}')
 UPDATE = (
@@ -19,6 +19,7 @@ UPDATE = (
     '{"vehicle":"c","version":2,"prev":1,"signals":{"A":null,"B":{"value":"ö","at":"t"}}}'.encode(),
 )
 RESET = ("reset", "", b'{"vehicle":"c","reason":"expired","from":"e.1-2","to":"e.1-9"}')
+TRANSPORTS: dict[str, type[Transport]] = {"stream": Stream, "poll": Poll, "many": Many}
 SINGLE = ("stream", "poll")
 
 _Said = tuple[str, str, bytes]
