@@ -5,7 +5,7 @@ import msgspec
 import pytest
 
 from fleetcast import haproxy, jetstream, natsserver, pushpin, traps
-from fleetcast.nats_jwt import AccountKey, new_seed
+from fleetcast.nats_jwt import new_seed
 from fleetcast.settings import Settings
 
 SETTINGS = Settings(sig_key="a-secret-of-more-than-thirty-two-characters")
@@ -136,7 +136,7 @@ def test_with_identity_ours_has_none_of_them_either() -> None:
     ("line", "instead", "said"),
     [
         (r"auth_callout \{[^}]*\}", "", "auth_callout"),
-        (r"issuer: \w+", f"issuer: {AccountKey(new_seed()).public}", "nats_seed"),
+        (r"issuer: \w+", f"issuer: A{'B' * 55}", "nats_seed"),
         ("fleetcast.roles", "others", "nats_user"),
         ("system_account: SYS", "", "system account"),
         ("authorization {", 'authorization {\n  no_auth_user: "x"', "without credentials"),

@@ -205,9 +205,7 @@ def parsed(text: str) -> list[Entry]:
         (number, line.strip()) for number, line in enumerate(text.removeprefix("\ufeff").splitlines(), 1)
     ]
     lines = [(number, line) for number, line in lines if line]
-    if not lines:
-        raise Unusable("vehicles add: there is no vehicle in it")
-    first = lines[0][1]
+    first = lines[0][1] if lines else ""
     read: Callable[[str], Entry] = Entry
     if first.startswith("{"):
         read = _json
@@ -234,6 +232,8 @@ def parsed(text: str) -> list[Entry]:
         if entry.vehicle in found:
             raise Unusable(f"vehicles add: line {number}: {entry.vehicle} is there twice")
         found[entry.vehicle] = entry
+    if not found:
+        raise Unusable("vehicles add: there is no vehicle in it")
     return list(found.values())
 
 

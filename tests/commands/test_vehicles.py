@@ -88,6 +88,7 @@ def test_whatever_is_in_a_file_is_read_or_refused_in_one_line(text: str) -> None
     [
         ("", "no vehicle in it"),
         (" \n\n", "no vehicle in it"),
+        ("vehicle\n", "no vehicle in it"),
         ("car-1\ncar 2\n", "line 2: 'car 2' is no vehicle id"),
         ("car-1\n\ncar-1\n", "line 3: car-1 is there twice"),
         ("vehicle,every\ncar-1,0\n", "line 2: every: 0.0"),
