@@ -18,7 +18,7 @@ from fleetcast.settings import Settings
 
 _TEXT = """Asks and follows a deployment as an app does, and prints a line a check: pass, FAIL or not tried, and what was seen.
 The vehicle must exist and change meanwhile. With --send the suite is the vehicle itself, so that it knows what must come:
-name an id that nothing else sends as; it, and the same with a 0 behind it, remain in the fleet. Exit status 0 if every
+name an id that nothing else sends as; it, and the same with 0, c or s behind it, remain in the fleet. Exit status 0 if every
 promise that could be tried was kept, 1 if one was broken, 2 if nothing can be tried."""
 
 
@@ -50,6 +50,12 @@ def add_commands(commands: Any) -> None:
     sub.add_argument("--keep-alive", **number, default=25.0, help="as it is deployed (%(default)s)")
     sub.add_argument(
         "--window", **number, default=600.0, help="the same; waited for if not above --patience (%(default)s)"
+    )
+    sub.add_argument(
+        "--quiet",
+        **number,
+        default=90.0,
+        help="seconds of silence after which a vehicle is quiet; waited for likewise (%(default)s)",
     )
     sub.add_argument("--streams", type=int, metavar="N", default=24, help="streams at once (%(default)s)")
     sub.add_argument(
@@ -87,7 +93,7 @@ def _wish(given: argparse.Namespace, settings: Settings) -> Wish:
     if not given.url or not given.vehicle:
         raise Unusable("conform: give the URL that apps ask, and --vehicle")
     if (
-        min(given.patience, given.within, given.keep_alive, given.window) <= 0
+        min(given.patience, given.within, given.keep_alive, given.window, given.quiet) <= 0
         or not 1 <= given.streams <= 1000
     ):
         raise Unusable("conform: seconds must be positive, --streams 1 to 1000")
@@ -110,6 +116,7 @@ def _wish(given: argparse.Namespace, settings: Settings) -> Wish:
         within=given.within,
         keep_alive=given.keep_alive,
         window=given.window,
+        quiet=given.quiet,
         streams=given.streams,
         ca=given.ca,
     )

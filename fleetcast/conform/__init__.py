@@ -7,7 +7,8 @@
     target.py     what every check is given: the deployment, asked and followed as an app does
     sender.py     a vehicle of its own, through the ingest door
     recording.py  one stream from its beginning: what checks of streams look at, and what they come back to
-    state.py fleet.py stream.py resume.py reset.py crowd.py errors.py     the checks, a group each
+    state.py status.py fleet.py stream.py resume.py reset.py views.py polls.py calm.py many.py websocket.py tokens.py crowd.py
+    errors.py     the checks, a group each
     suite.py      the groups in order, run; the table
 
 It judges with code of its own, from the protocol's text: it imports nothing of what makes the answers (import-linter sees to

@@ -14,7 +14,24 @@ from typing import IO
 
 import msgspec
 
-from fleetcast.conform import crowd, errors, fleet, polls, reset, resume, state, stream, tokens, views
+from fleetcast.conform import (
+    calm,
+    crowd,
+    errors,
+    fleet,
+    many,
+    polls,
+    reset,
+    resume,
+    state,
+    stream,
+    tokens,
+    views,
+    websocket,
+)
+from fleetcast.conform import (
+    status as statuses,
+)
 from fleetcast.conform.recording import record
 from fleetcast.conform.target import Target, Wish, reach
 from fleetcast.conform.words import Failed, NotTried, Row, Verdict, short
@@ -22,8 +39,23 @@ from fleetcast.errors import Unusable
 
 Check = Callable[[Target], Awaitable[str]]
 
-GROUPS = (state, fleet, stream, resume, reset, views, polls, tokens, crowd, errors)
-_BESIDE = ("stream.keep_alive", "polls.empty", "tokens.ticket_goes_on")
+GROUPS = (
+    state,
+    statuses,
+    fleet,
+    stream,
+    resume,
+    reset,
+    views,
+    polls,
+    calm,
+    many,
+    websocket,
+    tokens,
+    crowd,
+    errors,
+)
+_BESIDE = ("stream.keep_alive", "polls.empty", "tokens.ticket_goes_on", "status.told", "calm.buckets")
 
 
 def checks(only: Sequence[str] = ()) -> Iterator[tuple[str, str, Check]]:

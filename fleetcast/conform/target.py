@@ -52,6 +52,7 @@ class Wish(msgspec.Struct, frozen=True, kw_only=True):
     """For a stream to be level with the polled state: docs/guarantees.md names 40 s for a lost last update."""
     keep_alive: float = 25.0
     window: float = 600.0
+    quiet: float = 90.0
     streams: int = 24
     ca: str = ""
 
@@ -217,10 +218,15 @@ class Target:
         path = f"/v1/{self.wish.noun}/{quote(vehicle or self.vehicle, safe='')}{tail}"
         return f"{path}?{asked}" if asked else path
 
-    def neighbour(self) -> Sender:
+    @property
+    def credentials(self) -> Shown:
+        """The headers that show the token."""
+        return self._client_headers
+
+    def neighbour(self, more: str = "0") -> Sender:
         """Another vehicle of the suite's own, whose id begins like this one's."""
         wish = self.wish
-        return Sender(wish.send, wish.noun, f"{wish.vehicle}0", wish.send_token, self._client)
+        return Sender(wish.send, wish.noun, f"{wish.vehicle[:63]}{more}", wish.send_token, self._client)
 
     def stranger(self) -> str:
         """The id of a vehicle that never sent."""
@@ -260,13 +266,15 @@ class Target:
             raise Failed(f"{method} {short(path, 60)}: {type(error).__name__} {short(error, 60)}") from None
         return Answer(answer.status_code, _headers(answer), content)
 
-    async def latest(self, headers: Mapping[str, str] | None = None, *, view: str = "") -> tuple[View, str]:
+    async def latest(
+        self, headers: Mapping[str, str] | None = None, *, view: str = "", vehicle: str = ""
+    ) -> tuple[View, str]:
         """The polled state, and its ETag. Of a vehicle that never sent, the empty one."""
-        answer = await self.ask("GET", self.path(view=view), headers)
+        answer = await self.ask("GET", self.path(vehicle, view=view), headers)
         if answer.status == 503:
             raise Turned("503: temporarily unavailable; try again when it is well")
         if answer.status == 404:  # whether rightly, and in which form, is for other checks to say
-            return View(self.vehicle, 0, "", {}), ""
+            return View(vehicle or self.vehicle, 0, "", {}), ""
         if answer.status != 200:
             raise Failed(f"{answer.said} for the latest state")
         return shapes.snapshot(answer.json, "the latest state"), answer.headers.get("etag", "")
@@ -281,10 +289,11 @@ class Target:
         headers: Mapping[str, str] | None = None,
         slow: bool = False,
         shown: Shown | None = None,
+        path: str = "",
         **asked: object,
     ) -> AsyncIterator[Stream]:
         """A stream, answered with 200. `last` goes as Last-Event-ID, `query` as `?last_event_id=`; `asked` is the rest of the
-        query, such as the view; `shown` as in `ask`.
+        query, such as the view; `shown` as in `ask`. `path` is another address than the vehicle's.
         """
         vehicle = vehicle or self.vehicle
         given = last.decode("latin-1") if isinstance(last, bytes) else last
@@ -292,7 +301,7 @@ class Target:
         sent: dict[str, str | bytes] = {"Accept": STREAM, "Accept-Encoding": "identity", **(headers or {})}
         if last:
             sent["Last-Event-ID"] = last
-        url = self.wish.front + self.path(vehicle, "/events", **asked)
+        url = self.wish.front + (path or self.path(vehicle, "/events", **asked))
         if query is not None:
             url += f"{'&' if '?' in url else '?'}last_event_id={quote(query, safe='')}"
         client = self._slow if slow else self._client
@@ -336,13 +345,13 @@ class Target:
         """
         had = -1 if at is None else at.version
         while True:
-            polled, _ = await self.latest(view=stream.view)
+            polled, _ = await self.latest(view=stream.view, vehicle=stream.vehicle)
             await stream.until(
                 lambda: max(had, stream.version) >= polled.version,  # noqa: B023 - it is waited for within the loop
                 f"the polled state is version {polled.version}, the stream at {stream.version}",
             )
             told = story.tell(stream.events, stream.vehicle, at)
-            if self.sender is not None and not stream.view:
+            if self.sender is not None and not stream.view and stream.vehicle == self.vehicle:
                 self.sender.judge(told)
             if polled.version in told.views or (at is not None and at.version == polled.version):
                 shown = told.views.get(polled.version, at)

@@ -15,6 +15,7 @@ from typing import Any
 from urllib.parse import parse_qsl
 
 import httpx2
+import websockets
 from starlette.types import Receive, Scope, Send
 
 from tests.servers import free_ports, http_server
@@ -103,6 +104,14 @@ class Fault:
         """What becomes of each block of this stream."""
         return nothing
 
+    def said(self, text: str) -> str:
+        """What becomes of an app's message on a WebSocket."""
+        return text
+
+    def told(self, message: dict[str, Any]) -> dict[str, Any] | None:
+        """What becomes of the platform's; None: it is lost."""
+        return message
+
 
 class Door:
     """The proxy."""
@@ -113,10 +122,12 @@ class Door:
         self._client = client
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        assert scope["type"] == "http"
         path = scope["raw_path"].decode("latin-1")
         if scope["query_string"]:
             path += "?" + scope["query_string"].decode("latin-1")
+        if scope["type"] == "websocket":
+            await self._socket(path, scope, receive, send)
+            return
         asked = Asked(scope["method"], path, {k: v for k, v in scope["headers"] if k not in _OWN})
         asked.body = await _body(receive)
         own = self.fault.asked(asked)
@@ -130,6 +141,38 @@ class Door:
             task.cancel()
             with suppress(asyncio.CancelledError, httpx2.HTTPError):
                 await task
+
+    async def _socket(self, path: str, scope: Scope, receive: Receive, send: Send) -> None:
+        """A WebSocket, message by message; one that is refused with its status."""
+        shown = {"authorization", "cookie"}
+        headers = [(k.decode(), v.decode()) for k, v in scope["headers"] if k.decode() in shown]
+        url = self._front.replace("http", "ws", 1) + path
+        await receive()  # that it is opened
+        try:
+            async with websockets.connect(
+                url, proxy=None, max_size=None, additional_headers=headers
+            ) as there:
+                await send({"type": "websocket.accept"})
+
+                async def back() -> None:
+                    async for text in there:
+                        message = self.fault.told(json.loads(text))
+                        if message is not None:
+                            await send({"type": "websocket.send", "text": json.dumps(message)})
+
+                async def forth() -> None:
+                    while (message := await receive())["type"] == "websocket.receive":
+                        await there.send(self.fault.said(message["text"]))
+
+                ways = [asyncio.create_task(way()) for way in (back, forth)]
+                await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
+                for way in ways:
+                    way.cancel()
+                await asyncio.gather(*ways, return_exceptions=True)
+        except websockets.InvalidStatus as why:
+            status = why.response.status_code
+            await send({"type": "websocket.http.response.start", "status": status, "headers": []})
+            await send({"type": "websocket.http.response.body", "body": b""})
 
     async def _pass(self, asked: Asked, send: Send) -> None:
         request = self._client.build_request(
@@ -204,5 +247,5 @@ async def door(front: str) -> AsyncIterator[tuple[Door, str]]:
         ),  # it passes on what is shown, and keeps nothing
     ) as client:
         proxy = Door(front, client)
-        async with http_server(proxy, port):
+        async with http_server(proxy, port, ws="websockets-sansio"):
             yield proxy, f"http://127.0.0.1:{port}"

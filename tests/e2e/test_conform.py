@@ -17,6 +17,7 @@ from fleetcast.devpki import DevelopmentPki
 from fleetcast.errors import Unusable
 from fleetcast.settings import Settings
 from tests.e2e.outside import Site, site
+from tests.e2e.test_conform_faults import expect
 from tests.servers import short_folder, until
 
 WINDOW = 4.0
@@ -27,6 +28,7 @@ async def here() -> AsyncIterator[Site]:
     with short_folder() as folder:
         keys = str(DevelopmentPki(folder / "dev-pki").app_keys)
         async with site(folder, keep_alive=1, window=WINDOW, app_keys=keys, ticket_seconds=2.0) as running:
+            await expect(running, "conforms", 2)
             yield running
 
 
@@ -48,7 +50,7 @@ async def conform(*arguments: str) -> tuple[int, str, str]:
 
 async def test_the_platform_conforms(here: Site) -> None:
     sends = ("--send", here.platform.ingest_url, "--vehicle", "conform", "--token", token(here, "*"))
-    given = ("--keep-alive", "1", "--window", str(WINDOW), "--within", "30", "--json")
+    given = ("--keep-alive", "1", "--window", str(WINDOW), "--quiet", "3", "--within", "30", "--json")
     status, out, err = await conform(here.url, *sends, *given)
     found = json.loads(out)
     rows = {row["check"]: row for row in found["checks"]}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -16,6 +17,7 @@ from fleetcast.conform.words import Row
 from fleetcast.devpki import DevelopmentPki
 from tests.e2e.faulty import Answered, Asked, Block, Door, Fault, Pass, door
 from tests.e2e.outside import Site, site
+from tests.e2e.test_identity import output
 from tests.servers import short_folder
 
 
@@ -24,6 +26,7 @@ async def here() -> AsyncIterator[Site]:
     with short_folder() as folder:
         keys = str(DevelopmentPki(folder / "dev-pki").app_keys)
         async with site(folder, keep_alive=1, consumers=1, app_keys=keys, ticket_seconds=2.0) as running:
+            await expect(running, "quiets", 2)
             yield running
 
 
@@ -503,6 +506,71 @@ class HeaderOf(Fault):
             answer.headers[self.name] = self.value
 
 
+class OfStatus(Fault):
+    """Changes of status are other events; of those that came back, or of those that stayed."""
+
+    def __init__(self, change: Callable[[Block], list[Block]], *, again: bool) -> None:
+        self.change, self.again = change, again
+
+    def stream(self, asked: Asked) -> Pass:
+        concerned = bool(asked.last) == self.again
+        return lambda block: self.change(block) if concerned and block.name == "status" else [block]
+
+
+def offline_in_list(asked: Asked, body: Any) -> Any:
+    for one in body.get("vehicles", []):
+        one["status"] = "offline"
+    return body
+
+
+class OtherClassIsForeign(Fault):
+    def asked(self, asked: Asked) -> Answered | None:
+        if asked.asked.get("every") == "30s":
+            asked.headers.pop(b"last-event-id", None)
+        return None
+
+
+class OfMany(Fault):
+    """A stream of many vehicles loses the first update; or it is asked for without the versions, or opened without the id."""
+
+    def __init__(self, what: str) -> None:
+        self.what = what
+
+    def asked(self, asked: Asked) -> Answered | None:
+        if asked.path.startswith("/v1/streams"):
+            if self.what == "versions" and asked.body:
+                body = json.loads(asked.body)
+                body.pop("versions", None)
+                asked.body = json.dumps(body).encode()
+            if self.what == "id":
+                asked.headers.pop(b"last-event-id", None)
+        return None
+
+    def stream(self, asked: Asked) -> Pass:
+        left = int(self.what == "update" and asked.path.startswith("/v1/streams"))
+
+        def through(block: Block) -> list[Block]:
+            nonlocal left
+            if left and block.name == "update":
+                left -= 1
+                return []
+            return [block]
+
+        return through
+
+
+class SocketLoses(Fault):
+    """Updates are not told on WebSockets, by a resume neither."""
+
+    def told(self, message: dict[str, Any]) -> dict[str, Any] | None:
+        return None if message["event"] == "update" else message
+
+
+class SocketIgnoresIds(Fault):
+    def said(self, text: str) -> str:
+        return json.dumps(json.loads(text) | {"last_event_id": ""})
+
+
 PLAIN = {b"content-type": b"text/plain"}
 EVENTS = {b"content-type": b"text/event-stream"}
 TURNED = b'retry: 2000\n\nevent: unavailable\ndata: {"reason":"edge"}\n\n'
@@ -639,7 +707,41 @@ FAULTS: dict[str, tuple[Fault, str, str]] = {
         "samesite",
     ),
     "the recovery link is open": (NextShown(), "tokens.next_link", "200"),
+    "the list has another status": (Body(offline_in_list), "status.shown", "offline"),
+    "nobody is told that it is quiet": (
+        OfStatus(lambda block: [], again=False),
+        "status.told",
+        "not within",
+    ),
+    "a change of status has no id": (
+        OfStatus(lambda block: [block.changed(id=None)], again=False),
+        "status.told",
+        "has no id",
+    ),
+    "a change of status is not replayed": (OfStatus(lambda block: [], again=True), "status.told", "has prev"),
+    "any class is taken": (Query("every=4s", "every=5s"), "calm.bad", "every=4s"),
+    "an id of another class is not": (OtherClassIsForeign(), "calm.snapshot", "another class"),
+    "calm streams are not calm": (Query("every=5s", "x=5s", "/events"), "calm.buckets", "buckets of 5 s"),
+    "a stream of many loses an update": (OfMany("update"), "many.live", "has prev"),
+    "a stream of many ignores versions": (OfMany("versions"), "many.back", "without a reset"),
+    "a stream of many ignores the id": (OfMany("id"), "many.last_event_id", "not a reset of many"),
+    "what cannot be asked for is a 422": (Told(400, 422), "many.bad", "422"),
+    "streams of many need no credentials": (
+        LetsIn(lambda asked: asked.path.startswith("/v1/streams")),
+        "many.guarded",
+        "not 401",
+    ),
+    "a WebSocket loses updates": (SocketLoses(), "websocket.follows", "not within"),
+    "a WebSocket ignores ids": (SocketIgnoresIds(), "websocket.resumes", "without a reset"),
+    "what is no WebSocket is answered": (Told(426, 200), "websocket.refused", "200"),
 }
+
+
+async def expect(here: Site, vehicle: str, every: int) -> None:
+    """This vehicle is expected to send so often: it is quiet after 1.5 times as long."""
+    config = str(here.platform.run_folder / "fleetcast.toml")
+    words = ("--config", config, "vehicles", "add", vehicle, "--every", str(every))
+    await output(sys.executable, "-m", "fleetcast", *words)
 
 
 async def tried(
@@ -657,6 +759,7 @@ async def tried(
         only=only,
         within=2.5,
         keep_alive=1.0,
+        quiet=3.0,
         streams=6,
     )
     try:
@@ -670,7 +773,7 @@ async def test_each_fault_is_found_by_the_check_for_it(
     proxied: tuple[Door, str], here: Site, name: str
 ) -> None:
     fault, check, word = FAULTS[name]
-    vehicle = f"f-{list(FAULTS).index(name)}"
+    vehicle = "quiet" if check == "status.told" else f"f-{list(FAULTS).index(name)}"
     row = (await tried(proxied, here, fault, vehicle, check))[check]
     assert row.verdict == "FAIL", row
     assert word in row.seen, row
@@ -680,7 +783,7 @@ async def test_each_of_those_checks_passes_through_the_proxy_without_a_fault(
     proxied: tuple[Door, str], here: Site
 ) -> None:
     only = {check for _, check, _ in FAULTS.values()}
-    rows = await tried(proxied, here, Fault(), "faultless", *only)
+    rows = await tried(proxied, here, Fault(), "quiet", *only)
     assert {check: row for check, row in rows.items() if row.verdict != "pass"} == {}
     assert set(rows) >= only
 
