@@ -34,9 +34,7 @@ async def shown(target: Target) -> str:
 
 
 async def told(target: Target) -> str:
-    """A vehicle that is silent for too long is told to be quiet, by an event of its own; and to be live right before its next
-    update. Both are links of the chain, and polled alike.
-    """
+    """A vehicle that is silent for too long is told to be quiet, and right before its next update to be live: both replayed."""
     if target.sender is None:
         raise NotTried("needs --send")
     if target.wish.quiet > target.wish.patience:

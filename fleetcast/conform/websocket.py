@@ -28,9 +28,11 @@ class Socket:
         self._within = within
         self.events: list[Event] = []
         self.told: list[dict[str, Any]] = []
+        self.last = ""
 
     async def resume(self, last: str = "") -> dict[str, Any]:
         """Says it, and returns what ends the answer."""
+        self.last = last
         await self._connection.send(json.dumps({"type": "resume", "last_event_id": last}))
         return await self.until(lambda one: one["event"] in _ANSWERS, "an answer to a resume")
 
@@ -64,7 +66,7 @@ class Socket:
                 if not story.same(shown, polled):
                     raise Failed(f"version {polled.version} is not as it is polled")
                 return told
-            await self.resume(self.events[-1].last_id if self.events else "")
+            await self.resume(self.events[-1].last_id if self.events else self.last)
         raise Failed(
             f"the polled state is version {polled.version}, the WebSocket at {max(told.views, default=-1)}"
         )
