@@ -67,7 +67,9 @@ async def buckets(target: Target) -> str:
             await asyncio.sleep(_PAUSE)
         await plain.until(lambda: driven.is_last(story.data(plain.events[-1])), "the last packet")
         every, last = story.tell(plain.events, driven.vehicle), plain.version
-        await calm.until(lambda: calm.version >= last, "the last bucket's update", target.wish.within)
+        await calm.until(
+            lambda: calm.version >= last, "the last bucket's update", target.wish.within + _CLASS
+        )
         told = story.tell(calm.events, driven.vehicle)
         if told.resets or told.snapshots != 1:
             raise Failed(f"{len(told.resets)} resets and {told.snapshots} snapshots on one stream")
