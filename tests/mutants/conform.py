@@ -27,8 +27,10 @@ WINDOW = 4.0
 _BOUND = 120.0
 
 MUTANTS = {
+    "calm-keeps-oldest": "calm.buckets",
     "foreign-taken-for-ours": "reset.foreign",
     "gap-without-reset": "reset.expired",
+    "many-versions-ignored": "many.back",
     "poll-answered-with-id-before": "polls.held",
     "polls-not-heard": "polls.held",
     "resume-off-by-one": "resume.header",
@@ -39,6 +41,7 @@ MUTANTS = {
     "update-without-times": "stream.patch",
     "view-not-filtered": "views.chain",
     "view-with-chain-of-all": "views.chain",
+    "ws-resume-ignores-id": "websocket.resumes",
 }
 """By name of the diff: the check that must find it."""
 
