@@ -1,4 +1,4 @@
-"""WebSockets: `GET …/ws`, the events of a stream, one message each, after a `resume`. It needs the package `websockets`."""
+"""WebSockets: `GET …/ws`, the events of a stream, one message each, after a `resume`."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
+
+import websockets
 
 from fleetcast.conform import story
 from fleetcast.conform.events import Event
@@ -155,10 +157,6 @@ class _Refused(Failed):
 @asynccontextmanager
 async def _socket(target: Target, query: str = "", shown: Shown | None = None) -> AsyncIterator[Socket]:
     """One that is open. Raises NotTried if there are none here."""
-    try:
-        import websockets
-    except ImportError:
-        raise NotTried("needs the package websockets") from None
     url = f"{target.wish.front.replace('http', 'ws', 1)}{target.path(tail='/ws')}{query}"
     secure = ssl.create_default_context(cafile=target.wish.ca or None) if url.startswith("wss") else None
     headers = target.credentials if shown is None else shown
