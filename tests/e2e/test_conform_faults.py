@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -768,7 +768,16 @@ async def tried(
         proxy.fault = Fault()
 
 
-@pytest.mark.parametrize("name", FAULTS)
+def _each() -> Iterator[Any]:
+    """Of each group of checks one fault; the others take minutes, and are in `make test-all`."""
+    groups = set[str]()
+    for name, (_, check, _) in FAULTS.items():
+        group = check.partition(".")[0]
+        yield pytest.param(name, marks=[pytest.mark.long] if group in groups else [])
+        groups.add(group)
+
+
+@pytest.mark.parametrize("name", list(_each()))
 async def test_each_fault_is_found_by_the_check_for_it(
     proxied: tuple[Door, str], here: Site, name: str
 ) -> None:
