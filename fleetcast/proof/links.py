@@ -78,22 +78,25 @@ class Links:
                 at -= 1
         return self.versions[at]
 
-    def calm(self, prev: int, version: int, every: int) -> bool:
-        """Whether a calm stream keeps its rule by this update.
-
-        It does not if the last of it had to wait for the one after, which came in the same bucket, and well before its end;
-        or if one in it was urgent, so that it, and what was before it, had not to wait for the others.
-        """
-        last = self.at(version)
-        if last is None:
-            return True  # that it is none is said elsewhere
-        if any(self.kinds[at] != WAITS for at in range(self.upto(prev) + 1, last)):
+    def early(self, version: int, every: int) -> bool:
+        """Whether this had to wait for the one after it, which came in the same bucket, and well before its end."""
+        at = self.at(version)
+        if (
+            at is None
+            or self.kinds[at] != WAITS
+            or at + 1 == len(self.versions)
+            or self.kinds[at + 1] == STATUS
+        ):
             return False
-        if self.kinds[last] != WAITS or last + 1 == len(self.versions) or self.kinds[last + 1] == STATUS:
-            return True
-        bucket = self.times[last] // every
+        bucket = self.times[at] // every
         end = (bucket + 1) * every - _CALM_CLOSE
-        return self.times[last + 1] // every != bucket or self.stored[last + 1] >= end
+        return self.times[at + 1] // every == bucket and self.stored[at + 1] < end
+
+    def held(self, prev: int, version: int) -> bool | None:
+        """Whether something in it that was not to wait did, for the last of it; None if there is nothing such in it."""
+        first, last = self.upto(prev) + 1, self.upto(version)
+        hasty = [at for at in range(first, last + 1) if self.kinds[at] != WAITS]
+        return hasty[0] < last if hasty else None
 
     def late(self, prev: int, version: int, every: int, when: float) -> bool | None:
         """Whether the first of it, and with it all, waited for longer than its bucket; None if the last did not wait."""

@@ -22,11 +22,7 @@ from fleetcast.proof.rows import Row
 
 MOST_NOTES = 40
 _CLOCKS = 0.001  # seconds: two processes of one machine read the same clock
-_NOT_CALM = 0.1
-"""The share of what came by calm streams that may tell too much or too little: a clock that jumps ends a bucket, and who comes
-back after something urgent gets that with what came later."""
-_LATE = 0.5
-"""That of what waited which may come after its bucket: faults hold it up."""
+_NOT_CALM = 0.4  # the share of what came by calm streams that may break their rule
 _TOLD = 1.0  # seconds in which phones must have a change of status that LIVE has
 
 
@@ -462,25 +458,31 @@ class Oracle:
         self._rule()
 
     def _rule(self) -> None:
-        """Whether calm streams kept theirs."""
-        wrong, late, waited = list[str](), list[str](), 0
+        """Whether calm streams kept theirs: not to each update, as clocks jump, and what was held up comes as one."""
+        told: dict[str, list[tuple[bool, str]]] = {
+            "early": [],
+            "with something that was not to wait": [],
+            "late": [],
+        }
         for phone, prev, version, when in self._calm:
             chain, such = (
                 self._vehicles[phone.vehicle].chains[phone.view],
                 f"{prev}->{version} of {phone.vehicle}",
             )
-            if not chain.calm(prev, version, phone.every):
-                wrong.append(such)
-            is_late = chain.late(prev, version, phone.every, when) if when else None
-            waited += is_late is not None
-            late += [such] * bool(is_late)
-        for what, found, share, of in (
-            ("told what had to wait, or held back what is urgent", wrong, _NOT_CALM, len(self._calm)),
-            ("came after their bucket", late, _LATE, waited),
-        ):
-            if len(found) > 2 + share * of:
-                self.row.calm += len(found)
-                self._say(f"{len(found)} of {of} updates of calm streams {what}, such as {found[0]}")
+            for how, found in (
+                ("early", chain.early(version, phone.every)),
+                ("with something that was not to wait", chain.held(prev, version)),
+                ("late", chain.late(prev, version, phone.every, when) if when else None),
+            ):
+                if found is not None:
+                    told[how].append((found, such))
+        for how, all_of in told.items():
+            wrong = [such for found, such in all_of if found]
+            if len(wrong) > 2 + _NOT_CALM * len(all_of):
+                self.row.calm += len(wrong)
+                self._say(
+                    f"{len(wrong)} of {len(all_of)} updates of calm streams came {how}, such as {wrong[0]}"
+                )
 
     def level(self, phone: int, version: int, checksum: int) -> None:
         """What a phone shows in the end, all of it."""
