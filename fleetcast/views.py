@@ -75,7 +75,9 @@ class View:
         signals = state.signals
         if self.key:
             signals = {path: signal for path, signal in signals.items() if self._covered[path]}
-        return Snapshot(state.vehicle, at.version, at.updated_at, signals, state.status, state.since)
+        # Before its first update a view has no status: whoever has nothing yet takes that first one as live.
+        status, since = (state.status, state.since) if at.version else ("", "")
+        return Snapshot(state.vehicle, at.version, at.updated_at, signals, status, since)
 
     def of(self, update: Update) -> Update | None:
         """What its phones get of an update; None if it does not touch the view, or nobody knows its place in the chain."""

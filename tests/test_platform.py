@@ -59,7 +59,7 @@ def test_what_can_be_otherwise(folder: Path) -> None:
     assert "FLEETCAST_NATS" not in own(platform, "origin-0")
     for name, port in (("edge-0", platform.settings.inner_port), ("edge-1", 9)):
         platform.prepared(name)
-        assert f"* 127.0.0.1:{port}\n" in (folder / "run" / name / "routes").read_text()
+        assert f"* 127.0.0.1:{port},over_http\n" in (folder / "run" / name / "routes").read_text()
 
 
 async def test_configured_settings_are_what_starts_from_then_on(folder: Path) -> None:

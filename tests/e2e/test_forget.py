@@ -106,7 +106,7 @@ async def test_a_forgotten_vehicle_leaves_nothing_and_begins_anew_and_its_phones
     operator: Operator,
 ) -> None:
     here = operator.here
-    await operator.run("vehicles", "add", "sold", "kept", "--every", "5")
+    await operator.run("vehicles", "add", "sold", "kept", "--every", "600")
     for seq in range(1, 6):
         for vehicle in ("sold", "kept"):
             await here.send(vehicle, seq, {"Test.Secret": seq, f"Test.Only{seq}": True})
