@@ -188,8 +188,6 @@ class Oracle:
                 # That the first packet made it live is no event: who was there before is told when that changes.
                 mute = at if fold.statuses else shown(whole, "", "")
                 chain.add(version, update | {"signals": mine}, at, mute, stored, kind)
-            elif version == 1:
-                chain.views[0] = shown({}, fold.status, fold.since)
         fold.version = version
         if one.waiting:
             waiting, one.waiting = one.waiting, []

@@ -51,8 +51,8 @@ _KINDS: tuple[tuple[type[Transport], str, int], ...] = (
     (Poll, "", _CALM),
     (Socket, "", 0),
     (Stream, "", 0),
-    (Socket, "some", _CALM),
     (Socket, "rare", 0),
+    (Socket, "some", _CALM),
     (Stream, "", 0),
     (Stream, "", 0),
 )
