@@ -88,9 +88,10 @@ def _poll_payload(item: Item) -> dict[str, object]:
 
 
 def _ws_payloads(item: Item) -> list[dict[str, object]]:
-    """The same for WebSockets, a message an event. They have no recovery here, so no chain: the app keeps to it."""
+    """The same for WebSockets, a message an event. Nothing recovers there: the app keeps to the chain, by ids and versions."""
     return [
-        {"formats": {"ws-message": {"content": one.message.decode()}}} for one in wsevents.told(item.content)
+        {"formats": {"ws-message": {"content": one.message.decode()}}}
+        for one in wsevents.told(item.content, item.prev)
     ]
 
 

@@ -71,6 +71,7 @@ class Told(NamedTuple):
 class _Message(msgspec.Struct, kw_only=True, omit_defaults=True):
     event: str
     id: str = ""
+    after: str = ""
     retry: int | None = None
     data: msgspec.Raw
 
@@ -136,8 +137,11 @@ def close(code: int, reason: str) -> Event:
 # With the app
 
 
-def told(stream: bytes) -> list[Told]:
-    """A piece of a stream as messages. When to come back, in ms, stands in `unavailable`."""
+def told(stream: bytes, after: str = "") -> list[Told]:
+    """A piece of a stream as messages. When to come back, in ms, stands in `unavailable`.
+
+    `after`, of what is told without being asked: the id that it follows. Versions alone do not tell one history from another.
+    """
     parser = sse.Parser()
     events = parser.feed(stream)
     return [
@@ -148,6 +152,7 @@ def told(stream: bytes) -> list[Told]:
                 _Message(
                     event=one.event,
                     id=one.id,
+                    after=after,
                     retry=parser.retry if one.event == "unavailable" else None,
                     data=msgspec.Raw(one.data.encode()),
                 )

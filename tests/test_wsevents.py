@@ -116,6 +116,8 @@ def test_messages_are_the_streams_events(texts: list[str]) -> None:
     ]
     told = [json.loads(one.message) for one in wsevents.told(sse.comment() + b"".join(events))]
     assert told == [{"event": "update", "id": f"ab-{n}", "data": {"x": text}} for n, text in enumerate(texts)]
+    pushed = [json.loads(one.message) for one in wsevents.told(b"".join(events), "ab-x")]
+    assert pushed == [one | {"after": "ab-x"} for one in told]
 
 
 def test_an_event_without_an_id_has_none_and_unavailable_says_when_to_come_back() -> None:

@@ -31,6 +31,7 @@ class _Data(msgspec.Struct):
 class _Message(msgspec.Struct):
     event: str
     id: str = ""
+    after: str = ""
     data: msgspec.Raw = msgspec.Raw(b"{}")
 
 
@@ -95,7 +96,8 @@ class Socket(Transport):
         if name not in ("snapshot", "update", "status", "reset"):
             return []
         found = _DATA.decode(data)
-        if name in ("update", "status") and found.prev != self._version:
+        strange = message.after not in ("", self._last)
+        if name in ("update", "status") and (found.prev != self._version or strange):
             if found.version > self._version:
                 self._soon()
             return []

@@ -273,7 +273,9 @@ export class Subscription {
       timers.beat = setTimeout(resume, this.#nextPause(least));
     };
     const follows = ({ prev }) => prev === undefined || (this.lastId && prev <= this.state.version);
-    const take = ({ event, id, data, retry }) => {
+    // Of another history, after a restore, say: its versions may fit, its ids do not.
+    const strange = (after, { prev }) => after && this.lastId && after !== this.lastId && prev === this.state.version;
+    const take = ({ event, id, after, data, retry }) => {
       if (event === "keep-alive") return;
       const answer = event === "resumed" || event === "more" || event === "unavailable" || event === "fetch";
       if (answer) timers.answer = clearTimeout(timers.answer);
@@ -289,6 +291,8 @@ export class Subscription {
         if (event === "error") return;
         this.#says("waiting", "unavailable", detail, 200);
         pause(retry);
+      } else if (strange(after, data)) {
+        if (!asking) resume();
       } else if (!asking || follows(data)) {
         const gap = this.#take({ event, id: id ?? this.lastId, data: JSON.stringify(data) });
         if (!gap) return;

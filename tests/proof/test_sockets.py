@@ -56,9 +56,10 @@ class Played:
                 self.chain.take(told.event, told.id, told.data, 0.0)
                 self.shown.append(f"{told.event} {self.chain.version}")
 
-    def say(self, event: str, version: int, prev: int = 0) -> None:
+    def say(self, event: str, version: int, prev: int = 0, after: str = "") -> None:
         data = {"version": version, "prev": prev, "signals": {}}
-        self.server.send_text(msgspec.json.encode({"event": event, "id": f"e-{version}", "data": data}))
+        message = {"event": event, "id": f"e-{version}", "data": data} | ({"after": after} if after else {})
+        self.server.send_text(msgspec.json.encode(message))
         self.answer()
 
     def open(self) -> list[dict[str, str]]:
@@ -89,6 +90,16 @@ def test_it_begins_with_what_there_is_and_shows_only_what_follows() -> None:
     played.socket.tick()
     assert played.heard() == [{"type": "resume", "last_event_id": "e-5"}]
     assert played.socket.due > time.monotonic() + 8  # and then when it is time
+
+
+def test_what_follows_by_its_version_and_not_by_its_id_is_of_another_history() -> None:
+    played = Played("e-5", 5)
+    played.open()
+    played.say("update", 6, 5, "f-5")
+    assert played.shown == []
+    assert played.socket.due < time.monotonic() + 1
+    played.say("update", 6, 5, "e-5")
+    assert played.shown == ["update 6"]
 
 
 def test_it_comes_back_with_its_id_and_resumes_a_second_later() -> None:
