@@ -23,7 +23,7 @@ import structlog
 
 from fleetcast import metrics
 from fleetcast.calm import CLASSES
-from fleetcast.clock import Clock, rfc3339
+from fleetcast.clock import Clock, rfc3339, seconds
 from fleetcast.decode import Decoders
 from fleetcast.edge import Edge
 from fleetcast.errors import Poisoned, Recover, Reject, Unavailable
@@ -393,9 +393,11 @@ class Consumer:
             for vehicle in vehicles:
                 count(vehicle)
         now = self._clock.now()
+        # By what the state says: a packet that was stored again is no sign of life that a snapshot shows.
+        for vehicle, number in {one.vehicle: one.partition for one in batch}.items():
+            if vehicle in folded.updates:
+                self._statuses.heard(vehicle, number, seconds(folded.states[vehicle].updated_at))
         for delivery in batch:
-            if delivery.vehicle in folded.updates:
-                self._statuses.heard(delivery.vehicle, delivery.partition, delivery.stored)
             metrics.AGE_SECONDS.observe(max(0.0, now - delivery.stored))
 
     def _passed_over(self, folded: _Folded) -> list[Watched]:

@@ -308,6 +308,15 @@ async def test_a_repeat_or_a_rejected_packet_wakes_nobody(world: Quiet) -> None:
     assert world.updates("a") == [(1, ""), (2, QUIET)]
 
 
+async def test_a_repeat_in_the_same_batch_puts_nothing_off(world: Quiet) -> None:
+    """It is quiet since the packet that its state shows, and not since the copy that was stored later."""
+    add(world, ("a", 1), ("a", 1))  # stored a second apart
+    async with world.running():
+        world.at(91)
+        await until(lambda: world.is_("a", QUIET))
+    assert world.state("a").since == rfc3339(NOW + 91)
+
+
 async def test_a_snapshot_has_it_from_the_first(world: Quiet) -> None:
     add(world, ("a", 1))
     async with world.running():
