@@ -174,7 +174,7 @@ async def one(
 ) -> None:
     """A fault, and its healing. `keeps`: it may close no stream."""
     row = world.oracle.turn(fault.name)
-    closed = world.closed
+    closed, before = world.closed, world.closings
     try:
         happened = await fault.run(world, dice)
     except FleetcastError as why:
@@ -191,7 +191,9 @@ async def one(
             row.notes.append(f"level after {healed:.1f} s; at last {world.laggards}")
     if keeps and world.closed > closed:
         row.cut += world.closed - closed
-        row.notes.append(f"{world.closed - closed} streams were closed")
+        of = {by: count - before.get(by, 0) for by, count in world.closings.items()}
+        named = ", ".join(f"{count} by {by}" for by, count in sorted(of.items()) if count)
+        row.notes.append(f"{world.closed - closed} streams were closed: {named}")
     said = "not met" if not happened else "not healed" if healed is None else f"healed in {healed:.1f} s"
     world.say(f"{number:>7}  {fault.name}: {said}; {status(world)}")
     await asyncio.sleep(dice.uniform(*_CALM))

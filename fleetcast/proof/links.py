@@ -12,7 +12,8 @@ import msgspec
 
 from fleetcast.proof.fold import seconds, shown
 
-_CALM_SECONDS = 1.0  # after the end of a bucket, in which what came in it must be on its way
+_CALM_COMES = 2.5  # seconds after the end of a bucket, in which what came in it must be with all phones
+_CALM_LATE = 1.0  # and with most of them
 _CALM_CLOSE = 0.5  # before it: what is committed then may go with the next
 
 WAITS, URGENT, STATUS = 0, 1, 2
@@ -73,7 +74,7 @@ class Links:
         """The version that a phone must have when `version` is due, on a calm stream if `every`."""
         at = self.upto(version)
         if every:
-            over = (now - _CALM_SECONDS) // every * every if isfinite(now) else now
+            over = (now - _CALM_COMES) // every * every if isfinite(now) else now
             while at and self.stored[at] >= over and self.kinds[at] == WAITS:
                 at -= 1
         return self.versions[at]
@@ -103,4 +104,4 @@ class Links:
         first, last = self.upto(prev) + 1, self.at(version)
         if last is None or self.kinds[last] != WAITS or first > last:
             return None
-        return when > (self.stored[first] // every + 1) * every + _CALM_SECONDS
+        return when > (self.stored[first] // every + 1) * every + _CALM_LATE

@@ -21,6 +21,7 @@ import asyncio
 import random
 import sys
 import time
+from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
 
@@ -120,7 +121,7 @@ class Phone:
         finally:
             self.crowd.refused += transport is not None and transport.refused
             if transport is not None and transport.open and not wanted:
-                self.crowd.closed += 1
+                self.crowd.closed[self.by.__name__] += 1
             self.connected = False
             if line is not None and not (wanted and self.crowd.leave_behind(line, self.dice)):
                 line.close()
@@ -208,7 +209,8 @@ class Phones(Driver):
         self.seed = seed
         self.window = window
         self.calm = False
-        self.closed = self.refused = 0
+        self.closed: Counter[str] = Counter()
+        self.refused = 0
         self.events: list[Event] = []
         self.moods: list[Mood] = []
         self.phones = [

@@ -83,8 +83,8 @@ class Transport(ABC):
         """What these bytes complete. Raises OSError for what is not the protocol."""
 
     def tick(self) -> None:
-        """It is due to say something. For those who do so by themselves."""
-        raise NotImplementedError
+        """It is due to say something: those that do so by themselves. The others are never due."""
+        raise AssertionError("it is never due")
 
 
 class Stream(Transport):

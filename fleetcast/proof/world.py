@@ -77,7 +77,7 @@ class _Seen(msgspec.Struct):
     events: list[Event]
     moods: list[Mood]
     connected: int
-    closed: int
+    closed: dict[str, int]
     refused: int
     final: list[tuple[int, int, int]] | None = None
 
@@ -153,7 +153,8 @@ class World:
         self.follower: Follower
         self.cars: Driven
         self.phones: Driven
-        self.connected = self.closed = self.phones_refused = 0
+        self.connected = self.phones_refused = 0
+        self.closings: dict[str, int] = {}
         self.retries = self.unsure = 0
         self.paused = False
         self.laggards = ""
@@ -262,9 +263,14 @@ class World:
             self.oracle.listens(mood)
         for event in said.events:
             self.oracle.event(event)
-        self.connected, self.closed, self.phones_refused = said.connected, said.closed, said.refused
+        self.connected, self.closings, self.phones_refused = said.connected, said.closed, said.refused
         if said.final is not None:
             self._final = said.final
+
+    @property
+    def closed(self) -> int:
+        """How many streams were closed, but by their phones."""
+        return sum(self.closings.values())
 
     # What faults use
 
@@ -444,7 +450,8 @@ class World:
             await asyncio.sleep(0.1)
 
     async def backup(self, folder: Path) -> None:
-        """At rest: what `fleetcast backup` makes."""
+        """At rest: what `fleetcast backup` makes. Once all are offline: until then LIVE goes on by itself."""
+        await self.silent()
         await backup(self.connection, self.settings, folder)
         self.oracle.mark()
 
