@@ -25,6 +25,16 @@ Check = Callable[[], Awaitable[object]]
 """Returns if what is asked answers, raises if not."""
 
 
+async def whole_body(request: Request, most: int) -> bytes:
+    """The body of a request. Raises Refuse once there is more of it."""
+    body = b""
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > most:
+            raise Refuse(413, "Too large", f"at most {most} bytes")
+    return body
+
+
 def problem(status: int, title: str, detail: str = "", headers: Mapping[str, str] | None = None) -> Response:
     """An `application/problem+json` answer."""
     body = {"type": "about:blank", "status": status, "title": title} | ({"detail": detail} if detail else {})

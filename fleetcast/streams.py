@@ -23,6 +23,7 @@ from fleetcast.clock import Clock, rfc3339
 from fleetcast.errors import Refuse
 from fleetcast.events import reset_event
 from fleetcast.following import Following
+from fleetcast.health import whole_body
 from fleetcast.many import MOST, MOST_BODY, Stream, Streams, asked, each, is_name, known_of, new_name
 from fleetcast.rights import Seen
 from fleetcast.subjects import channel
@@ -61,7 +62,7 @@ class ManyVehicles:
     async def ask(self, request: Request) -> Response:
         """Keeps what is asked for, if all of it may be seen. Nothing is read of the vehicles."""
         who = await self._access.who(request.headers)
-        wanted = asked(await _body(request))
+        wanted = asked(await whole_body(request, MOST_BODY))
         self._view(wanted.view)
         every = every_of(wanted.every, self._classes)
         if wanted.vehicles is None:
@@ -124,12 +125,3 @@ class ManyVehicles:
         if (view := self._views.get(name)) is None:
             raise Refuse(400, "No such view", f"view is one of {', '.join(self._views)}")
         return view
-
-
-async def _body(request: Request) -> bytes:
-    body = b""
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > MOST_BODY:
-            raise Refuse(413, "Too large", f"at most {MOST_BODY} bytes")
-    return body

@@ -22,6 +22,7 @@ from starlette.routing import Route
 from fleetcast.access import COOKIE, Guarded
 from fleetcast.clock import Clock, rfc3339
 from fleetcast.errors import Refuse, Unavailable
+from fleetcast.health import whole_body
 from fleetcast.subjects import is_vehicle
 
 MOST_VEHICLES = 400
@@ -41,7 +42,7 @@ def routes(access: Guarded, clock: Clock, *, secure: bool) -> Sequence[Route]:
 
     async def ticket(request: Request) -> Response:
         _, who = access.owner(request.headers)
-        wanted = _wanted(await _body(request))
+        wanted = _wanted(await whole_body(request, _MOST_BODY))
         if wanted is not None:
             try:
                 await asyncio.gather(*(access.sees(who, vehicle) for vehicle in wanted))
@@ -74,15 +75,6 @@ def routes(access: Guarded, clock: Clock, *, secure: bool) -> Sequence[Route]:
         Route("/v1/session", begin, methods=["POST"]),
         Route("/v1/session", end, methods=["DELETE"]),
     )
-
-
-async def _body(request: Request) -> bytes:
-    body = b""
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > _MOST_BODY:
-            raise Refuse(413, "Too large", f"at most {_MOST_BODY} bytes")
-    return body
 
 
 def _wanted(body: bytes) -> list[str] | None:
