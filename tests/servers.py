@@ -190,7 +190,10 @@ async def open_mqtt(nats: Server, folder: Path, settings: Settings) -> None:
 
 
 def pushpin_server(folder: Path, settings: Settings, number: int) -> AbstractAsyncContextManager[Server]:
-    """`async with pushpin_server(…) as server:` edge replica `number`; its origin is at `settings.inner_port`."""
+    """`async with pushpin_server(…) as server:` edge replica `number`; its origin, with a `/live`, is at `settings.inner_port`.
+
+    A replica that has just started may answer 502, or lose a request, until its processes have found each other.
+    """
     own = folder / f"edge-{number}"
     (own / "log").mkdir(parents=True, exist_ok=True)
     for name, text in pushpin.configuration(settings, number, own).items():
@@ -201,7 +204,7 @@ def pushpin_server(folder: Path, settings: Settings, number: int) -> AbstractAsy
     async def ready() -> None:
         for one in inputs:
             await tcp_answers(one)
-        await http_answers(port, host="alive.invalid")
+        await http_answers(port, "/live")
 
     command = ["pushpin", "--config", str(own / "pushpin.conf")]
     return _running(Server(f"edge-{number}", command, folder / f"edge-{number}.log", ready))
