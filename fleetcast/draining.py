@@ -14,11 +14,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import httpx2
+import structlog
 
 from fleetcast.errors import Unavailable
 from fleetcast.settings import Settings
 from fleetcast.subjects import CONTROL_CHANNELS, control_channel
 from fleetcast.wsevents import REPLACED
+
+log = structlog.get_logger()
 
 PACE = 16.0  # control channels closed a second, at most
 _SHARE = 0.8  # of what the front lets in again: others come, too
@@ -132,5 +135,11 @@ async def _close(client: httpx2.AsyncClient, publish: str, number: int) -> None:
     try:
         answer = await client.post(f"http://{publish}/publish/", content=json.dumps({"items": [item]}))
         answer.raise_for_status()
-    except httpx2.HTTPError as error:
+    except (
+        httpx2.TransportError
+    ) as error:  # busy, or dead, and started again by its supervisor: the next pass tells it
+        log.warning(
+            "an edge that is drained does not take an item", edge=publish, error=str(error) or repr(error)
+        )
+    except httpx2.HTTPStatusError as error:
         raise Unavailable(f"the edge at {publish} does not take an item: {error}") from error

@@ -214,6 +214,11 @@ class Site:
                 total += figure(text, f"{name}_total", label)
         return total
 
+    def pids(self, *roles: str) -> dict[str, int | None]:
+        """By name the processes of these roles (the beginnings of their names)."""
+        supervisor = self.platform.supervisor
+        return {name: supervisor.pid(name) for name in supervisor.names if name.startswith(roles)}
+
     async def sessions(self) -> list[int]:
         """Open streams of each edge replica, as HAProxy counts them."""
         answer = await self.client.get(f"http://127.0.0.1:{self.settings.haproxy_port}/metrics")
