@@ -42,12 +42,12 @@ async def told(target: Target) -> str:
             f"a vehicle is quiet after {target.wish.quiet:.0f} s: --quiet and --patience say whether to wait for it"
         )
     silent = target.neighbour("s")
+    sent = time.monotonic()
     await silent.send()
     async with target.follow(silent.vehicle) as stream:
         await stream.until(
             lambda: stream.events and silent.is_last(story.data(stream.events[-1])), "the packet"
         )
-        sent = time.monotonic()
         await stream.until(
             lambda: stream.events[-1].name == "status",
             "a status, as nothing was sent",
