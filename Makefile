@@ -24,10 +24,10 @@ demo: setup ## the whole platform with cars and phones; ARGS="--seconds 30" ends
 	@exec $(bin)/fleetcast demo $(ARGS)
 
 test: check ## check, then every test (TESTS="tests/test_sse.py -k name" for some)
-	@$(bin)/pytest -n 4 $(TESTS)
+	@$(bin)/pytest -n 3 $(TESTS)
 
 test-all: setup-prove test ## test and the long tests, then mutants: bugs that the proof and `conform` must find (MUTANTS="name name" for some)
-	@$(bin)/pytest -n 4 -m long
+	@$(bin)/pytest -n 3 -m long
 	@$(bin)/python -m tests.mutants.run $(MUTANTS)
 	@$(bin)/python -m tests.mutants.conform
 

@@ -109,7 +109,8 @@ class Balancer:
 async def move_streams(
     balancer: Balancer, server: str, publish: str, settings: Settings, bound: float
 ) -> int:
-    """Closes the streams of a drained edge until it has none, at most for `bound` seconds; returns how many are left.
+    """Closes the streams of a drained edge until it has none, or all were told and `bound` seconds are over; returns how many
+    are left.
 
     `publish` is host:port of that replica's HTTP input. No faster than the front lets the phones in again.
     """
@@ -120,11 +121,12 @@ async def move_streams(
             held = await balancer.sessions([server])
             pace = min(PACE, _SHARE * settings.new_streams * CONTROL_CHANNELS / max(1, held))
             for number in range(CONTROL_CHANNELS):
-                left = await balancer.sessions([server])
-                if not left or loop.time() > deadline:
-                    return left
+                if not await balancer.sessions([server]):
+                    return 0
                 await _close(client, publish, number)
                 await asyncio.sleep(1 / pace)
+            if loop.time() > deadline:
+                return await balancer.sessions([server])
 
 
 async def _close(client: httpx2.AsyncClient, publish: str, number: int) -> None:

@@ -30,7 +30,7 @@ class Fleet:
         self.phones = Phones(here.url, cars, phones)
         self.cars = Totals()
         self.options = Options(
-            ingest=here.platform.ingest_url, cars=cars, per_minute=120, min_bytes=1000, max_bytes=4000
+            ingest=here.platform.ingest_url, cars=cars, per_minute=40, min_bytes=1000, max_bytes=4000
         )
         self.stop = asyncio.Event()
         self.before = 0
@@ -101,7 +101,7 @@ class Fleet:
 
 @asynccontextmanager
 async def fleet(here: Site, cars: int = 25, phones: int = 100) -> AsyncIterator[Fleet]:
-    """Phones that have their streams, of cars that send twice a second."""
+    """Phones that have their streams, of cars that send two packets in three seconds."""
     made = Fleet(here, cars, phones)
     try:
         await made.start()
