@@ -68,6 +68,13 @@ _AWAY = 10
 _OVERSLEEPS = 0.004  # the share of sleeps that outlast the window
 
 
+def name(number: int) -> str:
+    """What a chain's number in the oracle stands for: the phone, and what it follows by."""
+    phone = number if number < _MANY else (number - _MANY) // 1000
+    by, view, every = _KINDS[phone % len(_KINDS)]
+    return " ".join(filter(None, (str(phone), by.__name__, view, f"each {every} s" if every else "")))
+
+
 class Phone:
     """One of them."""
 

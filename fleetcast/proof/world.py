@@ -16,6 +16,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack, suppress
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,7 @@ from fleetcast.proof.fold import Silence
 from fleetcast.proof.follow import Follower
 from fleetcast.proof.oracle import Event, Mood, Oracle, Shown
 from fleetcast.proof.packets import DEFINED, URGENT, VIEWS, body
+from fleetcast.proof.phones import name
 from fleetcast.proof.ports import free_ports, platform_settings
 from fleetcast.proof.rows import Row
 from fleetcast.proof.wire import Wire
@@ -382,7 +384,7 @@ class World:
             lags = history[0][0] <= now - _LAG and self._lags(history[0][1], now)
             if lags or self.oracle.all_acked == acked:
                 last_bad = now
-                self.laggards = self._who(history[0][1])
+                self.laggards = self._who(history[0][1], time.time())
             if now - since > bound:
                 return None
             await asyncio.sleep(0.05)
@@ -407,11 +409,10 @@ class World:
         row.unhealed += 1
         row.notes.append(f"not level after {seconds:.0f} s: {self._who(self.oracle.due())}")
 
-    def _who(self, due: Mapping[str, int]) -> str:
-        phones = self.oracle.behind(due)
-        return (
-            f"{self.oracle.uncommitted(due)} updates not in LIVE, {len(phones)} phones behind: {phones[:10]}"
-        )
+    def _who(self, due: Mapping[str, int], now: float = inf) -> str:
+        phones = self.oracle.behind(due, now)
+        named = ", ".join(map(name, phones[:10]))
+        return f"{self.oracle.uncommitted(due)} updates not in LIVE, {len(phones)} phones behind: {named}"
 
     async def pause(self) -> None:
         """Cars end what they have in hand, the queue is emptied, and everybody is level."""
