@@ -11,6 +11,9 @@ from typing import Protocol
 
 import msgspec
 
+FITS_NOBODY = "none"
+"""As `prev`: an item that brings nothing, and only makes the edge ask the origin for what each listener may lack."""
+
 
 class Item(msgspec.Struct, frozen=True, gc=False):
     """One event on a channel: its id, the id before it there, and the bytes for the stream."""

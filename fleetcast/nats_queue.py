@@ -62,6 +62,7 @@ _PULL_BYTES = 6_000_000  # above the server's max_payload, or a large message co
 _HELLO = 0.3
 _LEAVE = 2.0
 _TIME = 10.0
+_TRANSIT = 0.1  # seconds that what is stored may need to come to us
 
 
 _NONE = Generation("none", [(0, "")])
@@ -289,11 +290,11 @@ class NatsQueue:
     def handed(self) -> Mapping[int, float]:
         """Up to now where a pull is under way and the server has nothing to answer it with; else up to what was given last."""
         monotonic = self._clock.monotonic()
-        now = self._ahead + monotonic
+        now = self._ahead + monotonic - _TRANSIT
         return {
             number: 0.0
             if partition.broken is not None
-            else now
+            else max(now, partition.given)
             if partition.waits(monotonic)
             else partition.given
             for number, partition in self._partitions.items()

@@ -16,7 +16,7 @@ import structlog
 from fleetcast import metrics
 from fleetcast.calm import CLASSES, Calm, Ripe, at_once, ended
 from fleetcast.clock import Clock
-from fleetcast.edge import Edge, Item
+from fleetcast.edge import FITS_NOBODY, Edge, Item
 from fleetcast.errors import Unavailable
 from fleetcast.events import update_event
 from fleetcast.live import Change, Live
@@ -28,7 +28,6 @@ from fleetcast.views import View, Views
 log = structlog.get_logger()
 
 _READS = 64  # at once
-_FITS_NOBODY = "none"
 
 Watched = tuple[str, View]
 """A vehicle, and a view of it."""
@@ -171,7 +170,7 @@ class Publisher:
         item = self._item(one._replace(update=word))
         # The edge passes over an id that it had within the last minute: the next item may be of this version too.
         unheard = f"{item.id}.{self._clock.now():.3f}"
-        return msgspec.structs.replace(item, id=unheard, prev=_FITS_NOBODY)
+        return msgspec.structs.replace(item, id=unheard, prev=FITS_NOBODY)
 
     def _item(self, one: Ripe) -> Item:
         view, every, life, update = one

@@ -20,7 +20,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from fleetcast import longpoll, sse
-from fleetcast.edge import Edge, Item
+from fleetcast.edge import FITS_NOBODY, Edge, Item
 from fleetcast.pushpin import GRIP_SIG, HttpEdge, ZmqEdge, hold, hold_poll, last_ids, signed_by_edge
 from fleetcast.settings import Settings
 from fleetcast.subjects import channel, control_channel
@@ -96,7 +96,8 @@ class Origin:
         await asyncio.gather(*(publish([one]) for publish in self.publishers for one in unseen))
         body = longpoll.answer(b"".join(item.content for item in later), later[-1].id if later else at)
         response = Response(body, media_type=longpoll.MEDIA_TYPE)
-        for key, value in [] if later else hold_poll(name, at, 20):
+        wait = int(request.query_params.get("wait", "20"))
+        for key, value in [] if later else hold_poll(name, at, wait):
             response.headers.append(key, value)
         return response
 
@@ -176,14 +177,14 @@ class World:
         assert isinstance(found, Phone)
         return found
 
-    async def poll(self, name: str, at: str, replica: int = 0) -> tuple[list[str], str]:
+    async def poll(self, name: str, at: str, replica: int = 0, wait: int = 20) -> tuple[list[str], str]:
         """What a long-poll is answered: the ids of its events, and the last one's."""
         url = f"http://127.0.0.1:{self.settings.edge_port + 10 * replica}/polls"
         async with httpx2.AsyncClient(timeout=60, trust_env=False) as client:
 
             async def answered() -> httpx2.Response | None:
                 try:
-                    answer = await client.get(url, params={"channel": name, "at": at})
+                    answer = await client.get(url, params={"channel": name, "at": at, "wait": wait})
                 except httpx2.RemoteProtocolError:  # one in a hundred that have just started closes its first
                     return None
                 return answer if answer.status_code == 200 else None
@@ -410,6 +411,28 @@ async def test_a_long_poll_that_an_item_does_not_follow_is_asked_again(world: Wo
     world.origin.published[CAR] = [event(CAR, 1)]  # lost on its way
     await world.publish(edge, event(CAR, 2))
     assert await waiting == (["1", "2"], "2")
+
+
+async def test_what_fits_nobody_makes_the_long_polls_asked_again_that_are_held_and_none_after(
+    world: World,
+) -> None:
+    """Who takes over publishes such an item on calm channels. It is not remembered as the channel's last."""
+    edge = await world.edge()
+    first = asyncio.create_task(world.poll(CAR, "0"))
+    await until(lambda: len(world.origin.polled) == 2)
+    assert edge.listeners(CAR)
+    await world.publish(edge, event(CAR, 1))
+    assert await first == (["1"], "1")
+    world.origin.polled.clear()
+    held = asyncio.create_task(world.poll(CAR, "1"))
+    await until(lambda: world.origin.polled)
+    await edge.publish([msgspec.structs.replace(event(CAR, 2), id="2.unheard", prev=FITS_NOBODY)])
+    await until(lambda: len(world.origin.polled) == 2)
+    world.origin.polled.clear()
+    assert await world.poll(CAR, "1", wait=5) == ([], "1")
+    assert world.origin.polled == ["1"]
+    await world.publish(edge, event(CAR, 2))
+    assert await held == (["2"], "2")
 
 
 async def test_what_falls_between_a_first_long_polls_answer_and_its_hold_is_answered(world: World) -> None:

@@ -455,7 +455,8 @@ async def test_it_says_up_to_when_everything_was_given_out(world: World) -> None
     assert member.handed()[mine] == second.stored
     *_, last = await pulled(member, 2)
     await until(lambda: member.handed()[mine] > last.stored + 0.2)
-    assert all(abs(time.time() - at) < 5 for at in member.handed().values()), (
+    # Not up to this very moment: what is stored now is on its way for a while.
+    assert all(0.05 < time.time() - at < 5 for at in member.handed().values()), (
         "the server's clock is ours here"
     )
     await reset(member, [mine])
