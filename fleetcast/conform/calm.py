@@ -78,9 +78,8 @@ async def buckets(target: Target) -> str:
                 f"the id of version {last} is {calm.last_id}, on a stream that is not calm {plain.last_id}"
             )
         for version, view in told.views.items():
-            other = every.views.get(
-                version, view
-            )  # of two streams one may have begun before the first packet
+            # Of two streams one may have begun before the first packet, which tells nobody that the vehicle is live.
+            other = every.views.get(version, view)
             if not (story.same(view, other) or story.same(other, view)):
                 raise Failed(difference(view, other))
         began = [_bucket(update.updated_at) for update in told.updates]

@@ -9,7 +9,7 @@ from fleetcast.conform.fleet import found_in_list
 from fleetcast.conform.target import Target
 from fleetcast.conform.words import Failed, NotTried
 
-_LATE = 10.0  # seconds; a platform that runs takes a fifth of one
+_LATE = 10.0  # seconds; a platform that runs takes some tenths of one
 _TRIES = 20
 
 

@@ -329,7 +329,9 @@ async def test_closed_while_it_waits_it_does_not_come_again(play: Play) -> None:
         await follower.close()
         await follower.says("closed")
         asked = len(server.asked)
-        await asyncio.sleep(0.5)
+        await asyncio.sleep(
+            0.5
+        )  # longer than its longest pause, in which it does not come: nothing tells of that
         assert len(server.asked) == asked
 
 

@@ -71,7 +71,7 @@ async def test_a_vehicle_of_somebody_elses_is_enough(here: Site) -> None:
         while not stop.is_set():
             number += 1
             await here.send("driven", number)
-            await asyncio.sleep(0.2)
+            await asyncio.sleep(0.2)  # a car that sends five times a second; nothing waits for it
 
     await here.send("driven", 1)
     driving = asyncio.create_task(drive())
