@@ -12,9 +12,8 @@ from pathlib import Path
 
 import msgspec
 
-from fleetcast import wsevents
+from fleetcast import longpoll, wsevents
 from fleetcast.front import BUNDLE
-from fleetcast.longpoll import LONGEST
 from fleetcast.settings import Settings
 
 _INNER_CONNECTIONS = 500
@@ -193,6 +192,9 @@ frontend front
     acl events path_beg /v1/streams/
     acl poll url_param(wait) -m found
     http-request set-var(txn.poll) bool(true) if events poll
+    # When it was asked, for `inner` to say how long ago: the edge asks the same again in the midst of its wait.
+    http-request del-header poll- -m beg
+    http-request set-header Poll-Began %[date] if events poll
     # A WebSocket is a stream from its edge's 101 on. Only of one the edge says to an origin that it is one, so nobody else may.
     http-request set-var(txn.socket) bool(true) if {{ path_end /ws }} {{ method GET }} {{ hdr(upgrade) -i websocket }}
     acl socket var(txn.socket) -m found
@@ -227,7 +229,7 @@ backend streams
 # two. One whose edge dies is asked of another one, and its app notices nothing.
 backend polls
     balance leastconn
-    timeout server {max(hold, LONGEST + 10)}s
+    timeout server {max(hold, longpoll.LONGEST + 10)}s
 {check} maxconn {_polls(settings)}
 {problems}
     http-response return status 503 {problem} if {{ status 502 504 }}
@@ -245,6 +247,9 @@ backend plain
 # Pushpin's own list of targets only fails over; this balances, and takes an origin that is replaced out in time.
 frontend inner
     bind 127.0.0.1:{settings.inner_port}
+    acl poll req.hdr(poll-began) -m found
+    http-request set-var(txn.began) req.hdr(poll-began),add(0) if poll
+    http-request set-header {longpoll.WAITED} %[date,sub(txn.began)] if poll
     use_backend sockets if {{ hdr(meta-socket) -m found }}
     default_backend origins
 

@@ -14,6 +14,9 @@ from fleetcast.errors import Refuse
 
 MEDIA_TYPE = "application/json"
 LONGEST = 60  # seconds; HAProxy's patience with those who wait is a little longer
+WAITED = "Poll-Waited"
+"""The front's header: for how many seconds a question has waited already. The edge asks the origin again whenever its channel
+may have had something, and what it is told to wait then begins anew."""
 
 
 class _Event(msgspec.Struct, kw_only=True, omit_defaults=True):
@@ -32,6 +35,14 @@ def wait_of(text: str) -> int:
     if not text.isascii() or not text.isdigit() or len(text) > 2 or not 1 <= int(text) <= LONGEST:
         raise Refuse(400, "Bad wait", f"wait is 1 to {LONGEST}, in seconds")
     return int(text)
+
+
+def left(wait: int, waited: str | None) -> int:
+    """How many of `wait` seconds are left by the front's word, which is missing when nobody said it; 0: none."""
+    try:
+        return min(max(wait - int(waited or 0), 0), wait)
+    except ValueError:
+        return wait
 
 
 def answer(stream: bytes, last: str) -> bytes:

@@ -164,8 +164,10 @@ class Origin:
             body, at = await self._following.begun(vehicle, view)
         name = channel(vehicle, view.name, every)
         if wait:
-            metrics.POLLS.labels("at once" if body else "held").inc()
-            waits = [] if body else [*self._hold_poll(name, at, wait), *_closing(seen)]
+            left = longpoll.left(wait, request.headers.get(longpoll.WAITED))
+            held = left > 0 and not body
+            metrics.POLLS.labels("held" if held else "at once").inc()
+            waits = [*self._hold_poll(name, at, left), *_closing(seen)] if held else []
             return _held(longpoll.answer(body, at), waits, longpoll.MEDIA_TYPE)
         return self.begun(body, [(name, at)], seen)
 

@@ -51,3 +51,16 @@ def test_anything_else_is_refused_and_nothing_raises(text: str) -> None:
     with pytest.raises(Refuse, match="wait is 1 to 60, in seconds") as refused:
         longpoll.wait_of(text)
     assert refused.value.status == 400
+
+
+@given(st.integers(1, 60), st.integers(-100, 100))
+def test_what_is_left_of_a_wait_is_never_more_than_it_and_less_by_what_has_passed(
+    wait: int, waited: int
+) -> None:
+    left = longpoll.left(wait, str(waited))
+    assert left == max(0, wait - waited) if waited >= 0 else wait
+
+
+@pytest.mark.parametrize("nothing", [None, "", "x", "1.5"])
+def test_a_wait_of_which_nobody_says_when_it_began_begins_now(nothing: str | None) -> None:
+    assert longpoll.left(7, nothing) == 7

@@ -652,6 +652,19 @@ async def test_a_poll_is_answered_at_once_if_there_is_something_to_say_and_held_
     ]
 
 
+async def test_a_poll_that_is_asked_again_waits_only_for_what_is_left(
+    live: Live, edge: httpx2.AsyncClient
+) -> None:
+    live.drive("car", 3)
+    url = f"/v1/vehicles/car/events?wait=20&last_event_id={EPOCH}-3"
+    later = await edge.get(url, headers={"Poll-Waited": "13"})
+    assert ("Grip-Timeout", "7") in grip(later)
+    for waited in ("20", "90"):
+        over = await edge.get(url, headers={"Poll-Waited": waited})
+        assert over.json() == {"events": [], "last_event_id": f"{EPOCH}-3"}
+        assert not grip(over)
+
+
 async def test_a_poll_is_told_of_a_loss_as_a_stream_is(live: Live, edge: httpx2.AsyncClient) -> None:
     live.drive("car", 9)
     live.kept = 2

@@ -12,6 +12,9 @@ from typing import Any
 import httpx2
 import pytest
 
+from fleetcast.edge import FITS_NOBODY, Item
+from fleetcast.pushpin import HttpEdge
+from fleetcast.subjects import channel
 from tests.e2e.outside import Site, site
 from tests.e2e.test_clients import away
 from tests.e2e.test_stream import is_problem
@@ -27,9 +30,11 @@ class Poller:
         self.events: list[dict[str, Any]] = []
         self.answers = 0
         self.failed = 0
+        self.asked = 0.0
 
     async def ask(self, wait: int = 0) -> dict[str, Any]:
         """One answer, which must be a 200."""
+        self.asked = time.monotonic()
         answer = await poll(self._here, self.vehicle, self.last, wait or self._wait)
         assert answer.status_code == 200, answer.text
         told: dict[str, Any] = answer.json()
@@ -283,6 +288,30 @@ async def test_an_edge_is_killed_and_its_polls_notice_nothing(here: Site) -> Non
         await asyncio.gather(*(here.send(one.vehicle, 1) for one in pollers))
         await until(lambda: all(one.versions == [0, 1] for one in pollers))
     assert [one.failed for one in pollers] == [0] * len(pollers)
+
+
+async def test_a_poll_is_answered_in_its_time_however_often_its_edge_asks_again(here: Site) -> None:
+    """As it does whenever its channel may have had something that it has not: after each takeover of a calm vehicle's."""
+    phone = Poller(here, "again")
+    await phone.ask()
+    waiting = asyncio.create_task(phone.ask(wait=8))
+    asked = 0.0
+
+    async def again() -> bool:
+        nonlocal asked
+        before, asked = asked, await here.counts("polls", "origin", label="held")
+        return waiting.done() or asked > before
+
+    async with AsyncExitStack() as stack:
+        edge = HttpEdge(here.settings)
+        stack.push_async_callback(edge.close)
+        await edge.ready()
+        while not waiting.done():
+            assert time.monotonic() - phone.asked < 20
+            await until(again)
+            await edge.publish([Item(channel("again"), f"unheard-{asked}", FITS_NOBODY, b"")])
+    assert (await waiting)["events"] == []
+    assert asked > 5
 
 
 async def test_polls_that_wait_do_not_keep_plain_requests_or_streams_out() -> None:
