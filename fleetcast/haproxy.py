@@ -20,6 +20,7 @@ _INNER_CONNECTIONS = 500
 _OPENING = 64  # new streams at a time that the edge has not answered: its queues hold 100
 _BUFFER = 98_304  # bytes that all headers of a message must fit into; one of 400 vehicles has up to 72,000
 _PAGE = 500  # streams of one HTTP/2 connection; HAProxy's default is 100
+_LATE = 7  # seconds after which a long-poll is not only late but lost: the edge waits up to 5 s too long for short ones
 _RESERVE = 400  # HAProxy's own files: listeners, checks, logs, its stats socket
 _EDGE = "check inter 1s fall 2 rise 2 on-marked-down shutdown-sessions"
 # For streams a connection that is refused is a failed check, and the next one follows at once: an edge that dies and is back
@@ -226,10 +227,12 @@ backend streams
 {servers}
 
 # Long-polls: answered like plain requests, but held like streams, so that a pool of their own keeps them from filling the other
-# two. One whose edge dies is asked of another one, and its app notices nothing.
+# two. One whose edge dies, or is late, is asked of another one, and its app notices nothing: its time is over by then, so the
+# answer comes at once. Pushpin now and then loses a poll that it asks the origin for again.
 backend polls
     balance leastconn
-    timeout server {max(hold, longpoll.LONGEST + 10)}s
+    retry-on conn-failure empty-response response-timeout
+    http-request set-timeout server url_param(wait),add({_LATE}),mul(1000) if {{ url_param(wait) -m reg ^[1-9][0-9]?$ }}
 {check} maxconn {_polls(settings)}
 {problems}
     http-response return status 503 {problem} if {{ status 502 504 }}

@@ -25,10 +25,10 @@ import zmq.asyncio
 from zmq.utils.monitor import recv_monitor_message
 
 from fleetcast import longpoll, metrics, wsevents
-from fleetcast.edge import FITS_NOBODY, Item
+from fleetcast.edge import Item
 from fleetcast.listeners import Listeners
 from fleetcast.settings import Settings
-from fleetcast.subjects import NEXT_LINKS, control_channel, poll_channel, ws_channel
+from fleetcast.subjects import NEXT_LINKS, control_channel, poll_channel, split_channel, ws_channel
 
 log = structlog.get_logger()
 
@@ -80,13 +80,16 @@ def _closing(channel: str) -> dict[str, object]:
 
 def _poll_payload(item: Item) -> dict[str, object]:
     """The same event, as the answer of long-polls. Without `no-seq`: only then does Pushpin remember the channel's last id, by
-    which it notices, when it begins to hold a poll, that an item came while the origin answered. One that fits nobody is not
-    to be remembered, or polls that are held after it would be asked again in vain.
+    which it notices, when it begins to hold a poll, that an item came while the origin answered.
+
+    Calm ones have it: their polls are mostly at an id between two items of the channel, and would be asked again in vain. Which
+    is not without risk: now and then Pushpin loses one that it asks again as soon as it holds it. (The front asks for it then.)
     """
     body = longpoll.answer(item.content, item.id).decode()
     answer = {"code": 200, "reason": "OK", "headers": _POLL_HEADERS, "body": body}
     payload: dict[str, object] = {"id": item.id, "prev-id": item.prev, "formats": {"http-response": answer}}
-    return payload | ({"no-seq": True} if item.prev == FITS_NOBODY else {})
+    found = split_channel(item.channel)
+    return payload | ({"no-seq": True} if found is not None and found[2] else {})
 
 
 def _ws_payloads(item: Item) -> list[dict[str, object]]:
