@@ -26,9 +26,11 @@ async def here() -> AsyncIterator[Site]:
 
 
 async def begin_of_a_bucket() -> None:
-    """Or soon after: its updates are not yet those that the next one ends with."""
+    """Or soon after: its updates are not yet those that the next one ends with. Not of one with which a minute's ends, too."""
     into = time.time() % EVERY
     await asyncio.sleep(max(0.5 - into, 0) if into < EVERY / 2 else EVERY + 0.5 - into)
+    if time.time() % 60 > 60 - EVERY:
+        await asyncio.sleep(EVERY)
 
 
 def links(phone: Phone) -> list[tuple[int, int]]:

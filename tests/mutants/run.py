@@ -91,7 +91,7 @@ MUTANTS = {
     "next-held-behind": _WIRE,
     "observed-ignored": _BACK,
     "poll-answered-with-id-before": _BACK,
-    "poll-held-at-latest": _BACK,
+    "poll-held-at-latest": Run(_BACK.only, 4, rate=200),  # an update must fall between two reads
     "poll-held-without-id": _WIRE,
     "polls-not-heard": _BACK,
     "publish-before-commit": _CRASH,
