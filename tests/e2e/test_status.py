@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import sys
+import termios
 import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from fleetcast.clock import rfc3339, seconds
 from fleetcast.members import owners
+from fleetcast.settings import dump
 from fleetcast.subjects import partition
 from tests.e2e.outside import PARTITIONS, Phone, Site, data, site
 from tests.servers import until
@@ -75,6 +80,35 @@ async def test_quiet_then_offline_then_live_on_an_open_stream(here: Site) -> Non
         assert [event.event for event in await again.take(4)] == ["status", "status", "status", "update"]
     async with here.phone("car-1") as fresh:
         assert (await fresh.snapshot())["status"] in ("live", "quiet")
+
+
+async def test_tail_on_a_terminal_shows_it(here: Site, folder: Path) -> None:
+    config = folder / "fleetcast.toml"
+    config.write_text(dump(here.settings))
+    await here.send("car-t", 1)
+    screen, terminal = os.openpty()
+    termios.tcsetwinsize(terminal, (24, 120))
+    tail = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "fleetcast", "--config", str(config), "tail", "car-t"),
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=terminal,
+        env={**os.environ, "TERM": "xterm"},
+    )
+    os.close(terminal)
+    try:
+        drawn = b""
+
+        def says(word: bytes) -> bool:
+            nonlocal drawn
+            drawn += os.read(screen, 1 << 16)  # it draws twice a second
+            return word in drawn
+
+        await until(lambda: says(b"car-t   quiet for "), "it is said to be quiet")
+        await until(lambda: says(b"car-t   offline for "), "it is said to be offline")
+    finally:
+        tail.terminate()
+        await tail.wait()
+        os.close(screen)
 
 
 async def test_it_comes_though_the_owner_is_killed_while_the_car_is_silent(here: Site) -> None:

@@ -266,6 +266,10 @@ async def test_a_car_that_falls_silent_is_said_to_be_and_when_it_is_back(browser
             await expect(status).to_have_text("Quiet")
             await expect(status).to_have_text("Offline", timeout=20_000)
             await expect(page.locator("[data-status-since]")).to_contain_text("for ")
+            async with showing(browser, f"{here.url}/") as fleet:
+                presence = fleet.locator(".row", has_text="silent").locator(".presence .word")
+                await expect(presence).to_contain_text("Offline for ")
+                await expect(fleet.locator("[data-summary]")).to_contain_text("1 quiet")
             await send(here, "silent", 2, CAR)
             await expect(page.locator("[data-status]")).to_be_hidden()
 
