@@ -122,7 +122,7 @@ class _Url(msgspec.Struct):
 
 
 class _Vehicle(msgspec.Struct):
-    vehicle: str
+    vehicle: str = ""  # `unavailable` is of none
 
 
 _URL = msgspec.json.Decoder(_Url)

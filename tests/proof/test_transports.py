@@ -132,6 +132,13 @@ def test_one_that_follows_many_asks_with_all_ids_and_gives_each_its_own() -> Non
     assert [(one.last, one.version) for one in chains] == [("e.1-2", 2), ("e.2-9", 9)]
 
 
+def test_a_stream_of_many_that_is_unavailable_for_now_tells_that_of_none() -> None:
+    transport, _ = opened("many")
+    assert heard(transport, answer(201, b'{"url":"/v1/streams/abc"}')) == []
+    assert heard(transport, answer(200, sse.event("unavailable", b'{"reason":"edge"}'))) == []
+    assert (transport.over, transport.refused) == (True, False)
+
+
 @pytest.mark.parametrize("by", TRANSPORTS)
 def test_what_is_refused_is_over_and_was_never_open(by: str) -> None:
     transport, _ = opened(by)
