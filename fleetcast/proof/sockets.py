@@ -20,6 +20,7 @@ from fleetcast.proof.shown import Chain
 from fleetcast.proof.transports import Asks, Told, Transport
 
 _SOON = 1.0
+_ANSWERED = 15.0
 _PAUSE = 0.6  # seconds between two resumes: two a second are let through
 
 
@@ -40,13 +41,16 @@ _DATA = msgspec.json.Decoder(_Data)
 
 
 class Socket(Transport):
-    """One WebSocket. It resumes when it opens, a second later, when something is missing, and every `wait` seconds."""
+    """One WebSocket. It resumes when it opens, a second after that was answered, when something is missing, and every `wait`
+    seconds; never before the one before is answered.
+    """
 
     def __init__(self, line: Line, chains: Sequence[Chain], asks: Asks) -> None:
         super().__init__(line, chains, asks)
         self._text = b""
         self._version = -1  # what was told so far leads to this
         self._resumed = 0.0
+        self._asking = self._again = False
 
     def ask(self) -> None:
         """Opens it."""
@@ -74,10 +78,13 @@ class Socket(Transport):
         return told
 
     def tick(self) -> None:
-        """Resumes."""
-        # A second after the first one: what was published in between fell between an answer and its hold.
-        self.due = time.monotonic() + (self.asks.wait if self._resumed else _SOON)
+        """Resumes. If the last one was not answered, the line is dead."""
+        if self._asking:
+            self.over = True
+            return
+        self._asking = True
         self._resumed = time.monotonic()
+        self.due = self._resumed + _ANSWERED
         resume = {"type": "resume"} | ({"last_event_id": self._last} if self._last else {})
         self._protocol.send_text(msgspec.json.encode(resume))
         self._send()
@@ -91,8 +98,13 @@ class Socket(Transport):
 
     def _said(self, message: _Message) -> list[Told]:
         data, name = bytes(message.data), message.event
-        if name in ("more", "unavailable", "fetch"):
-            self._soon()
+        if name in ("resumed", "more", "unavailable", "fetch"):
+            self._asking = False
+            # A second after the first one: what was published in between fell between an answer and its hold.
+            self.due = time.monotonic() + (self.asks.wait if self._again else _SOON)
+            self._again = True
+            if name != "resumed":
+                self._soon()
         if name not in ("snapshot", "update", "status", "reset"):
             return []
         found = _DATA.decode(data)
@@ -106,6 +118,8 @@ class Socket(Transport):
         return [Told(self.chain, name, message.id, data)]
 
     def _soon(self) -> None:
+        if self._asking:  # that is asked for already
+            return
         self.due = min(self.due, max(time.monotonic(), self._resumed + _PAUSE))
 
     def _send(self) -> None:

@@ -266,7 +266,6 @@ export class Subscription {
       clearTimeout(timers.beat);
       socket.send(JSON.stringify({ type: "resume", last_event_id: this.lastId || undefined }));
       timers.answer ??= setTimeout(() => line.abort(end("silent", { at: true })), ANSWERED);
-      timers.beat = setTimeout(resume, BEATS[Math.min(beats++, 1)]);
     };
     const pause = (least) => {
       clearTimeout(timers.beat);
@@ -281,6 +280,8 @@ export class Subscription {
       if (answer) timers.answer = clearTimeout(timers.answer);
       if (event === "resumed") {
         asking = false;
+        // Not before: what is asked for twice, without an id, is a snapshot twice, the second perhaps older than what came since.
+        timers.beat = setTimeout(resume, BEATS[Math.min(beats++, 1)]);
         this.#tries = 0;
         this.#says("live", "", "", 200);
       } else if (event === "more") resume();
