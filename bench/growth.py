@@ -257,7 +257,7 @@ async def _phones(bench: Bench, counts: Sequence[int], seconds: float, repeats: 
 async def _edges(bench: Bench, counts: Sequence[int], seconds: float, repeats: int) -> list[Step]:
     steps: list[Step] = []
     for edges in counts:
-        async with platform(bench, edges=edges, edge_connections=1000) as world, Watch(world) as watch:
+        async with platform(bench, edges=edges) as world, Watch(world) as watch:
             await watch.more(_WATCHED, _WATCHED)
             spans = [await watch.span(_RATE, _SMALL, _WATCHED, seconds) for _ in range(repeats)]
             bench.say(f"{edges} edges: {_cores(spans[-1])}")

@@ -29,6 +29,7 @@ from bench.stats import Records, percentile, spread
 from bench.world import Load, World, platform, spent
 from fleetcast.explain import Trace
 from fleetcast.jetstream import connect
+from fleetcast.nats_explain import Told
 from fleetcast.proof.ports import free_ports
 from fleetcast.subjects import EXPLAIN
 
@@ -232,7 +233,7 @@ async def _steadily(
 async def _traces(world: World, vehicles: int) -> Sequence[Trace]:
     """The newest trace of each vehicle, of whichever consume process has it."""
     newest: dict[str, Trace] = {}
-    decoder = msgspec.json.Decoder(Trace)
+    decoder = msgspec.json.Decoder(Told)
     connection = await connect(world.settings, "fleetcast-bench")
     client = connection.client
     inbox = client.new_inbox()
@@ -242,8 +243,8 @@ async def _traces(world: World, vehicles: int) -> Sequence[Trace]:
     try:
         async with asyncio.timeout(10):
             while len(newest) < vehicles:
-                trace = decoder.decode((await answers.next_msg(timeout=2)).data)
-                if trace.vehicle not in newest or newest[trace.vehicle].version < trace.version:
+                trace = decoder.decode((await answers.next_msg(timeout=2)).data).trace
+                if trace and (trace.vehicle not in newest or newest[trace.vehicle].version < trace.version):
                     newest[trace.vehicle] = trace
     except TimeoutError:
         pass  # what came is a sample, too

@@ -7,7 +7,8 @@ four: ingest, nats-server, two consume processes; so are two backends, and HAPro
    without Pushpin and signatures, which this stage did not have, and which would only make it dearer.
 2. The backend holds the streams: a bare ASGI application in Python. Consume broadcasts each update over core NATS to both
    replicas; a snapshot of LIVE at connect. (`backends.py` has both.)
-3. The platform with `publish = "http"`: each batch of updates is posted to all three Pushpins.
+3. The platform with `publish = "http"`: each batch of updates is posted to all three Pushpins, and for all who might listen:
+   in full and calmly, by stream, long-poll and WebSocket. Without views, which the article has not; each would be posted too.
 4. The platform with `publish = "zmq"`: each update goes to the Pushpin that has a listener.
 
 N doubles until a stage gives in: p99 of the age on the phone over 2 s, or errors over 0.1 %; then it is halved in between.
@@ -190,7 +191,7 @@ class Running:
 async def running(bench: Bench, stage: Stage) -> AsyncIterator[Running]:
     """Starts it."""
     if stage.publish:
-        async with platform(bench, edges=3, consumers=2, origins=2, publish=stage.publish) as world:
+        async with platform(bench, edges=3, consumers=2, origins=2, views=(), publish=stage.publish) as world:
             settings = world.settings
             inputs = settings.edge_sub if stage.publish == "zmq" else settings.edge_http
             ports = [int(address.rpartition(":")[2]) for address in inputs]
@@ -199,7 +200,7 @@ async def running(bench: Bench, stage: Stage) -> AsyncIterator[Running]:
     bus = f"nats://127.0.0.1:{free_ports(1)[0]}" if stage.bus else ""
     # Settings of its edge do not matter: what would be started of it is ended at once. "http" keeps no connections.
     kind = partial(Before, bus)
-    async with platform(bench, kind, edges=1, consumers=2, origins=2, publish="http") as world:
+    async with platform(bench, kind, edges=1, consumers=2, origins=2, views=(), publish="http") as world:
         ours = world.platform
         assert isinstance(ours, Before)
         names = ["haproxy", *ours.layout.named("origin", "edge")]

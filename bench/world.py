@@ -86,6 +86,11 @@ class World:
             await asyncio.sleep(0.2)
 
 
+def room(edges: int) -> int:
+    """Streams that each edge may hold where a process may open 20,000 files: HAProxy needs two a connection."""
+    return min(3000, 7000 // edges)
+
+
 @asynccontextmanager
 async def platform(
     bench: Bench, kind: Callable[[Settings, Notice], Platform] = Platform, **changes: Any
@@ -94,7 +99,8 @@ async def platform(
     folder = bench.folder / "platform"
     shutil.rmtree(folder, ignore_errors=True)
     notices: list[str] = []
-    given: dict[str, Any] = {"edge_connections": 3000, "log": "json", "log_level": "warning"} | changes
+    quiet = {"log": "json", "log_level": "warning"}
+    given: dict[str, Any] = {"edge_connections": room(changes.get("edges", 2)), **quiet} | changes
     running = kind(platform_settings(folder, **given), notices.append)
     try:
         async with running:

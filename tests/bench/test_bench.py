@@ -13,7 +13,9 @@ from bench.cars import Bodies, Options, vehicle
 from bench.question import Answer, Table
 from bench.report import filled, markdown
 from bench.stats import Records, percentile, show, spread
+from bench.world import room
 from fleetcast.decode import load
+from fleetcast.haproxy import files_needed
 from fleetcast.packet import JSON, NDJSON
 from fleetcast.settings import Settings
 
@@ -25,6 +27,19 @@ def test_a_percentile_is_a_value_that_this_share_does_not_exceed(values: list[fl
     found = percentile(values, share)
     assert found in values
     assert sum(value <= found for value in values) >= share * len(values)
+
+
+@pytest.mark.parametrize("edges", [1, 2, 3, 8])
+def test_a_platform_of_the_benchmark_starts_with_20_000_open_files(edges: int) -> None:
+    """Those of three edges and more did not, since long-polls had raised what HAProxy needs."""
+    numbers = range(edges)
+    settings = Settings(
+        edges=edges,
+        edge_connections=room(edges),
+        edge_sub=tuple(f"127.0.0.1:{9003 + 10 * number}" for number in numbers),
+        edge_http=tuple(f"127.0.0.1:{9004 + 10 * number}" for number in numbers),
+    )
+    assert files_needed(settings) <= 20_000
 
 
 def test_figures_are_shown_with_three_digits_that_count() -> None:
