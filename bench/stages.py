@@ -253,11 +253,11 @@ defaults
     timeout http-keep-alive 60s
 frontend front
     bind 127.0.0.1:{ours.settings.front_port}
+{"    option httpclose" if ours.bus else ""}
     default_backend backends
 backend backends
     balance leastconn
     option httpchk GET /live
-{"    option httpclose" if ours.bus else ""}
     default-server check inter 500ms fall 2 rise 1
 {servers}
 """,

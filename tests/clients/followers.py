@@ -316,6 +316,7 @@ class Scripted:
         self.heads: list[str] = []
         self.at: list[float] = []
         self.open = 0
+        self._over = False
         self._port = port
         self._answers = answers
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -327,6 +328,9 @@ class Scripted:
 
     async def __aexit__(self, *_: object) -> None:
         self._server.close()
+        self._over = True
+        for _ in range(5):  # one that was being accepted begins, and ends itself
+            await asyncio.sleep(0)
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -335,6 +339,9 @@ class Scripted:
         await asyncio.sleep(0)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if self._over:
+            writer.transport.abort()
+            return
         task = asyncio.current_task()
         assert task is not None
         self._tasks.add(task)
