@@ -329,7 +329,7 @@ class Scripted:
     async def __aexit__(self, *_: object) -> None:
         self._server.close()
         self._over = True
-        for _ in range(5):  # one that was being accepted begins, and ends itself
+        for _turn in range(5):  # one that was being accepted begins, and ends itself
             await asyncio.sleep(0)
         for task in self._tasks:
             task.cancel()
