@@ -95,7 +95,10 @@ def _all(options: argparse.Namespace, folder: Path) -> int:
     if options.document:
         answers = {name: answered(options.out, name) for name in QUESTIONS}
         try:
-            found = costs.costs({name: one for name, one in answers.items() if one}, str(machine.rows[1][1]))
+            cores, processor = (row[1] for row in machine.rows[:2])
+            found = costs.costs(
+                {name: one for name, one in answers.items() if one}, f"{processor}, {cores} cores"
+            )
         except KeyError as missing:  # a question, or a figure of it
             print(
                 f"--document: there is no answer for {missing}; ask steps, load, streams and doors",
