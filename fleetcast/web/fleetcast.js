@@ -280,6 +280,7 @@ export class Subscription {
       if (answer) timers.answer = clearTimeout(timers.answer);
       if (event === "resumed") {
         asking = false;
+        clearTimeout(timers.beat);
         // Not before: what is asked for twice, without an id, is a snapshot twice, the second perhaps older than what came since.
         timers.beat = setTimeout(resume, BEATS[Math.min(beats++, 1)]);
         this.#tries = 0;

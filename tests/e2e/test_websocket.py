@@ -383,27 +383,37 @@ async def test_a_browser_follows_by_websocket_over_tls_and_heals_what_it_lost() 
 
                 await until(all_of_them, f"versions {versions}")
 
+            async def answered(times: int) -> None:
+                """Until so many resumes were answered: one on its way would find for itself what is lost on purpose next."""
+                await page.wait_for_function(f"heard.split('\"resumed\"').length > {times}")
+
             await page.evaluate(FOLLOW, [here.url, "browser", "websocket"])
             await sees(0)
+            await answered(
+                2
+            )  # that of opening and that of a second later; the next comes half a minute later
             assert await page.evaluate("sockets.length") == 1
             await here.send("browser", 1)
             await sees(0, 1)
             assert await page.evaluate("[car.status, gaps]") == ["live", 0]
             await page.evaluate("window.lose = 1")
             await here.send("browser", 2)
+            await page.wait_for_function("heard.includes('\"version\":2,')")  # else one update may tell both
             await here.send("browser", 3)
             await sees(0, 1, 2, 3)
             assert await page.evaluate("[gaps, sockets.length]") == [1, 1]
+            await answered(3)
             strange = {"vehicle": "browser", "version": 4, "prev": 3, "updated_at": "", "signals": {}}
             message = json.dumps({"event": "update", "id": "0-4", "after": "0-3", "data": strange})
             item = {"channel": "ws/v/browser/all/", "formats": {"ws-message": {"content": message}}}
             async with httpx2.AsyncClient(trust_env=False) as client:
                 url = f"http://{here.settings.edge_http[0]}/publish/"
                 assert (await client.post(url, json={"items": [item]})).status_code == 200
-            await page.wait_for_function("heard.includes('0-4')")
+            await answered(4)  # asked because of it
             large = {f"Test.{number}": "x" * 1000 for number in range(100)}
             await page.evaluate("window.lose = 1")
             assert (await here.post("browser", packet("browser", 4, large))).status_code == 202
+            await page.wait_for_function("heard.includes('Test.99')")
             await here.send("browser", 5)
             # Of another history nothing; what was too large to tell came as the latest state.
             await sees(0, 1, 2, 3, 5)
