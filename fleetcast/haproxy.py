@@ -195,7 +195,7 @@ frontend front
     http-request set-var(txn.poll) bool(true) if events poll
     # When it was asked, for `inner` to say how long ago: the edge asks the same again in the midst of its wait.
     http-request del-header poll- -m beg
-    http-request set-header Poll-Began %[date] if events poll
+    http-request set-header Poll-Began %[date(0,ms)] if events poll
     # A WebSocket is a stream from its edge's 101 on. Only of one the edge says to an origin that it is one, so nobody else may.
     http-request set-var(txn.socket) bool(true) if {{ path_end /ws }} {{ method GET }} {{ hdr(upgrade) -i websocket }}
     acl socket var(txn.socket) -m found
@@ -252,7 +252,7 @@ frontend inner
     bind 127.0.0.1:{settings.inner_port}
     acl poll req.hdr(poll-began) -m found
     http-request set-var(txn.began) req.hdr(poll-began),add(0) if poll
-    http-request set-header {longpoll.WAITED} %[date,sub(txn.began)] if poll
+    http-request set-header {longpoll.WAITED} %[date(0,ms),sub(txn.began)] if poll
     use_backend sockets if {{ hdr(meta-socket) -m found }}
     default_backend origins
 

@@ -15,8 +15,8 @@ from fleetcast.errors import Refuse
 MEDIA_TYPE = "application/json"
 LONGEST = 60  # seconds; HAProxy's patience with those who wait is a little longer
 WAITED = "Poll-Waited"
-"""The front's header: for how many seconds a question has waited already. The edge asks the origin again whenever its channel
-may have had something, and what it is told to wait then begins anew."""
+"""The front's header: for how many milliseconds a question has waited already. The edge asks the origin again whenever its
+channel may have had something, and what it is told to wait then begins anew."""
 
 
 class _Event(msgspec.Struct, kw_only=True, omit_defaults=True):
@@ -38,9 +38,9 @@ def wait_of(text: str) -> int:
 
 
 def left(wait: int, waited: str | None) -> int:
-    """How many of `wait` seconds are left by the front's word, which is missing when nobody said it; 0: none."""
+    """How many of `wait` seconds, begun ones too, are left by the front's word, which may be missing; 0: none."""
     try:
-        return min(max(wait - int(waited or 0), 0), wait)
+        return min(max(wait - int(waited or 0) // 1000, 0), wait)
     except ValueError:
         return wait
 

@@ -657,9 +657,9 @@ async def test_a_poll_that_is_asked_again_waits_only_for_what_is_left(
 ) -> None:
     live.drive("car", 3)
     url = f"/v1/vehicles/car/events?wait=20&last_event_id={EPOCH}-3"
-    later = await edge.get(url, headers={"Poll-Waited": "13"})
+    later = await edge.get(url, headers={"Poll-Waited": "13000"})
     assert ("Grip-Timeout", "7") in grip(later)
-    for waited in ("20", "90"):
+    for waited in ("20000", "90000"):
         over = await edge.get(url, headers={"Poll-Waited": waited})
         assert over.json() == {"events": [], "last_event_id": f"{EPOCH}-3"}
         assert not grip(over)

@@ -6,6 +6,7 @@ What PUBACK says must hold as 202 does: the packet is in the packet stream, on d
 from __future__ import annotations
 
 import asyncio
+import secrets
 import socket
 import threading
 from collections.abc import AsyncIterator, Sequence
@@ -132,7 +133,7 @@ async def publish(
     def wait() -> Literal["acknowledged", "closed", "silence"]:
         car = paho.Client(
             CallbackAPIVersion.VERSION2,
-            "some-client",
+            f"client-{secrets.token_hex(8)}",  # nats-server closes who comes again while it still knows the last of that name
             protocol=paho.MQTTv311,
             reconnect_on_failure=False,
         )

@@ -57,10 +57,17 @@ class Guarded:
             timeout=20,
         )
 
+    def command(self, *arguments: str) -> tuple[str, ...]:
+        config = self.here.platform.run_folder / "fleetcast.toml"
+        return (sys.executable, "-m", "fleetcast", "--config", str(config), *arguments)
+
     async def fleetcast(self, *arguments: str) -> str:
         """What the command prints."""
-        config = self.here.platform.run_folder / "fleetcast.toml"
-        return await output(sys.executable, "-m", "fleetcast", "--config", str(config), *arguments)
+        return await output(*self.command(*arguments))
+
+    async def begin(self, *arguments: str) -> asyncio.subprocess.Process:
+        """The command, running."""
+        return await asyncio.create_subprocess_exec(*self.command(*arguments), stdout=asyncio.subprocess.PIPE)
 
     async def enroll(self, *arguments: str) -> str:
         """What `fleetcast enroll` prints."""
@@ -199,15 +206,23 @@ async def test_simulated_cars_show_credentials_at_both_doors(door: Guarded) -> N
         *("--ingest", f"https://localhost:{settings.ingest_port}"),
         *("--mqtt", f"mqtts://localhost:{settings.mqtt_port}"),
     )
-    little = ("--cars", "4", "--min-bytes", "0", "--max-bytes", "0", "--seconds", "3", "--per-minute", "120")
-    said = await door.fleetcast(
+    little = ("--cars", "4", "--min-bytes", "0", "--max-bytes", "0", "--per-minute", "120")
+    process = await door.begin(
         *("simulate", "cars", "--door", "mix", "--prefix", "sim-", "--json", *little, *where),
         *("--credentials", str(folder)),
     )
-    lines = [json.loads(line) for line in said.splitlines()]
-    assert (lines[-1]["errors"], lines[-1]["unacknowledged"]) == (0, 0)
-    acked = {(one[0], one[5]) for line in lines[:-1] for one in line["acked"]}
-    assert acked == {(f"sim-{n:05d}", "mqtt" if n % 2 else "http") for n in range(4)}
+    assert process.stdout is not None
+    wanted = {(f"sim-{n:05d}", "mqtt" if n % 2 else "http") for n in range(4)}
+    acked = set[tuple[str, str]]()
+    async with asyncio.timeout(60):
+        while acked != wanted:
+            line = json.loads(await process.stdout.readline())
+            acked |= {(one[0], one[5]) for one in line["acked"]}
+            assert acked <= wanted
+    process.terminate()
+    rest, _ = await process.communicate()
+    totals = json.loads(rest.splitlines()[-1])
+    assert (totals["done"], totals["errors"], totals["unacknowledged"], process.returncode) == (True, 0, 0, 0)
 
 
 async def test_no_log_holds_any_part_of_a_token(door: Guarded) -> None:

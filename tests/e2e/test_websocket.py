@@ -398,7 +398,6 @@ async def test_a_browser_follows_by_websocket_over_tls_and_heals_what_it_lost() 
             assert await page.evaluate("[car.status, gaps]") == ["live", 0]
             await page.evaluate("window.lose = 1")
             await here.send("browser", 2)
-            await page.wait_for_function("heard.includes('\"version\":2,')")  # else one update may tell both
             await here.send("browser", 3)
             await sees(0, 1, 2, 3)
             assert await page.evaluate("[gaps, sockets.length]") == [1, 1]
@@ -413,7 +412,9 @@ async def test_a_browser_follows_by_websocket_over_tls_and_heals_what_it_lost() 
             large = {f"Test.{number}": "x" * 1000 for number in range(100)}
             await page.evaluate("window.lose = 1")
             assert (await here.post("browser", packet("browser", 4, large))).status_code == 202
-            await page.wait_for_function("heard.includes('Test.99')")
+            await page.wait_for_function(
+                "heard.includes('Test.99')"
+            )  # the edge may drop what comes close behind it
             await here.send("browser", 5)
             # Of another history nothing; what was too large to tell came as the latest state.
             await sees(0, 1, 2, 3, 5)
