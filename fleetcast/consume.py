@@ -26,6 +26,7 @@ from fleetcast.calm import CLASSES
 from fleetcast.clock import Clock, rfc3339, seconds
 from fleetcast.decode import Decoders
 from fleetcast.edge import Edge
+from fleetcast.ending import ended
 from fleetcast.errors import Poisoned, Recover, Reject, Unavailable
 from fleetcast.explain import Trace, Traces
 from fleetcast.live import Change, Fenced, Held, Live, Refused
@@ -149,9 +150,7 @@ class Consumer:
                 reason=self.poisoned,
             )
         finally:
-            for task in (keeping_calm, beside):
-                task.cancel()
-            await asyncio.gather(keeping_calm, beside, return_exceptions=True)
+            await ended([keeping_calm, beside])
 
     async def _work(self) -> None:
         failures = 0

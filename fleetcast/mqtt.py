@@ -22,6 +22,7 @@ import structlog
 
 from fleetcast import metrics
 from fleetcast.budget import Budgets
+from fleetcast.ending import ended
 from fleetcast.errors import FleetcastError, Refuse, Unavailable
 from fleetcast.nats_callout import Welcome
 from fleetcast.nats_system import Closed, Connected, System
@@ -142,11 +143,9 @@ class Doorkeeper:
         tasks = [asyncio.create_task(one()) for one in (self._watch, self._follow)]
         stopping = asyncio.create_task(self._stopped.wait())
         await asyncio.wait([*tasks, stopping], return_when=asyncio.FIRST_COMPLETED)
-        ended = [task for task in tasks if task.done()]
-        for task in (*tasks, stopping):
-            task.cancel()
-        await asyncio.gather(*tasks, stopping, return_exceptions=True)
-        for task in ended:
+        early = [task for task in tasks if task.done()]
+        await ended([*tasks, stopping])
+        for task in early:
             task.result()  # a bug
 
     # What they have sent, and whether they are still welcome

@@ -24,6 +24,7 @@ from nats.aio.subscription import Subscription
 
 from fleetcast import metrics
 from fleetcast.clock import Clock, rfc3339, seconds
+from fleetcast.ending import ended
 from fleetcast.errors import Recover, Unavailable
 from fleetcast.inflate import sniffed
 from fleetcast.jetstream import (
@@ -173,9 +174,7 @@ class NatsQueue:
         if self._hearing is not None:  # or we would go on answering newcomers, who would take us for alive
             with suppress(nats.errors.Error, OSError):
                 await self._hearing.unsubscribe()
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await ended(self._tasks)
         self._tasks.clear()
         left = {number: await self._drop(number) for number in list(self._partitions)}
         metrics.PARTITIONS.set(0)

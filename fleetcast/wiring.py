@@ -39,6 +39,7 @@ from fleetcast.clock import Clock, SystemClock, rfc3339
 from fleetcast.closing import Closing
 from fleetcast.consume import Consumer
 from fleetcast.edge import Edge
+from fleetcast.ending import ended
 from fleetcast.errors import Unusable
 from fleetcast.fleets import Fleets
 from fleetcast.jetstream import Connection, connect, provisioned, takes_packets
@@ -362,17 +363,14 @@ async def _serve(
     stopping = asyncio.create_task(stop.wait())
     log.info("started", port=port or None, admin=settings.admin_port)
     await asyncio.wait([*tasks, stopping], return_when=asyncio.FIRST_COMPLETED)
-    ended = [task for task in tasks if task.done()]
+    early = [task for task in tasks if task.done()]
     log.info("stopping" if stop.is_set() else "ended by itself")
     if finish is not None:
         finish()
     for server in servers:
         server.should_exit = True
     _, pending = await asyncio.wait(tasks, timeout=_FINISH + 2)
-    for task in pending:
-        task.cancel()
-    await asyncio.gather(*pending, return_exceptions=True)
-    stopping.cancel()
-    for task in ended:
+    await ended([*pending, stopping])
+    for task in early:
         task.result()  # a server that could not bind, or a bug: raise it here
     log.info("stopped")

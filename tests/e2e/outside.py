@@ -145,8 +145,13 @@ class Site:
         return await self.client.get(f"{self.url}{path}", headers=headers)
 
     async def latest(self, vehicle: str) -> dict[str, Any]:
-        """The latest state."""
-        answer = await self.get(f"/v1/{self.settings.noun}/{vehicle}")
+        """The latest state, asked for until it is there, as just after a kill it may not be."""
+
+        async def told() -> httpx2.Response | None:
+            answer = await self.get(f"/v1/{self.settings.noun}/{vehicle}")
+            return None if answer.status_code == 503 else answer
+
+        answer: httpx2.Response = await until(told, f"the state of {vehicle}")
         assert answer.status_code == 200, answer.text
         return dict(answer.json())
 
