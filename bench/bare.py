@@ -62,7 +62,26 @@ class Work(msgspec.Struct, frozen=True):
     sink: str = ""
 
 
-Done = tuple[int, float]
+class Spent:
+    """The time of the work itself, on the clock and of the processor; what prepares it does not count."""
+
+    def __init__(self) -> None:
+        self.seconds = self.cpu = 0.0
+        self._began: tuple[float, float] | None = None
+
+    def begin(self) -> None:
+        """Nothing if it has begun."""
+        self._began = self._began or (time.perf_counter(), time.process_time())
+
+    def end(self) -> None:
+        """It may begin again."""
+        assert self._began is not None
+        (seconds, cpu), self._began = self._began, None
+        self.seconds += time.perf_counter() - seconds
+        self.cpu += time.process_time() - cpu
+
+
+Done = tuple[int, Spent]
 
 
 def options(work: Work) -> Options:
@@ -97,11 +116,12 @@ async def publish_bare(work: Work) -> Done:
             answer = await client.request(put_subject(vehicle(name)), body, timeout=30, headers=headers)
             assert b'"seq"' in answer.data, answer.data
 
-    began = time.perf_counter()
+    spent = Spent()
+    spent.begin()
     await asyncio.gather(*(one() for _ in range(work.flight)))
-    seconds = time.perf_counter() - began
+    spent.end()
     await client.close()
-    return work.count, seconds
+    return work.count, spent
 
 
 # Fetch, decode, ack: what consume does with the queue
@@ -112,23 +132,23 @@ async def fetch_ours(work: Work) -> Done:
     connection = await connect(work.settings, "bench")
     queue = NatsQueue(connection, work.settings, SystemClock())
     await queue.join()
-    done, began = 0, 0.0
+    done, spent = 0, Spent()
     while done < work.count:
         try:
             batch = await queue.pull(work.settings.batch_packets)
         except Recover as why:
             await queue.reset(why.partitions)
             continue
-        began = began or time.perf_counter()
+        spent.begin()
         for delivery in batch:
             _decode(delivery.body, delivery.form, delivery.encoding, work.settings.max_packet)
         await queue.ack(batch)
         done += len(batch)
     await connection.client.flush()
-    seconds = time.perf_counter() - began
+    spent.end()
     await queue.leave()
     await connection.close()
-    return done, seconds
+    return done, spent
 
 
 async def fetch_bare(work: Work) -> Done:
@@ -139,13 +159,13 @@ async def fetch_bare(work: Work) -> Done:
     for name in names:
         await connection.api(f"CONSUMER.UNPIN.{PACKETS}.{name}", {"group": PRIORITY_GROUP})
     await connection.close()
-    client, done, began, finished = await _client(work), 0, 0.0, asyncio.Event()
+    client, done, spent, finished = await _client(work), 0, Spent(), asyncio.Event()
 
     async def take(message: Msg) -> None:
-        nonlocal done, began
+        nonlocal done
         if not message.reply:
             return  # a status
-        began = began or time.perf_counter()
+        spent.begin()
         headers = message.headers or {}
         _decode(
             message.data,
@@ -165,9 +185,9 @@ async def fetch_bare(work: Work) -> Done:
         await client.publish(f"$JS.API.CONSUMER.MSG.NEXT.{PACKETS}.{name}", request, reply=inbox)
     await finished.wait()
     await client.flush()
-    seconds = time.perf_counter() - began
+    spent.end()
     await client.close()
-    return done, seconds
+    return done, spent
 
 
 # Commit: a batch of updates and states
@@ -194,14 +214,14 @@ async def commit_ours(work: Work) -> Done:
     live = NatsLive(connection, work.settings)
     epoch = await live.epoch()
     held: Sequence[int] = [0] * work.batch
-    rounds, seconds = work.count // work.batch, 0.0
+    rounds, spent = work.count // work.batch, Spent()
     for version in range(1, rounds + 1):
         changes = _changes(work, version, held)
-        began = time.perf_counter()
+        spent.begin()
         held = await live.commit(changes, epoch)
-        seconds += time.perf_counter() - began
+        spent.end()
     await connection.close()
-    return rounds * work.batch, seconds
+    return rounds * work.batch, spent
 
 
 async def commit_bare(work: Work) -> Done:
@@ -211,10 +231,10 @@ async def commit_bare(work: Work) -> Done:
     await connection.close()
     client = await _client(work)
     held = [0] * work.batch
-    rounds, seconds = work.count // work.batch, 0.0
+    rounds, spent = work.count // work.batch, Spent()
     for version in range(1, rounds + 1):
         changes = _changes(work, version, held)
-        began = time.perf_counter()
+        spent.begin()
         batch, number, last = uuid.uuid4().hex, 0, 2 * work.batch
         for change in changes:
             name = change.state.vehicle
@@ -237,10 +257,10 @@ async def commit_bare(work: Work) -> Done:
                         commit_subject(epoch, subject), data, headers=headers, timeout=30
                     )
         answer = msgspec.json.decode(reply.data)
-        seconds += time.perf_counter() - began
+        spent.end()
         held = [answer["seq"] - 2 * (work.batch - 1 - n) for n in range(work.batch)]
     await client.close()
-    return rounds * work.batch, seconds
+    return rounds * work.batch, spent
 
 
 # Publish to the edge
@@ -258,12 +278,13 @@ async def edge_ours(work: Work) -> Done:
     while not edge.listeners("v/car/all/"):  # noqa: ASYNC110 - it has no event of its own
         await asyncio.sleep(0.01)
     items, rounds = _items(work), work.count // work.batch
-    began = time.perf_counter()
+    spent = Spent()
+    spent.begin()
     for _ in range(rounds):
         await edge.publish(items)
-    seconds = time.perf_counter() - began
+    spent.end()
     await edge.close()
-    return rounds * work.batch, seconds
+    return rounds * work.batch, spent
 
 
 async def edge_bare(work: Work) -> Done:
@@ -274,7 +295,8 @@ async def edge_bare(work: Work) -> Done:
         sock.connect(f"tcp://{work.sink}")
         sock.recv()  # its subscription
         items, rounds = _items(work), work.count // work.batch
-        began = time.perf_counter()
+        spent = Spent()
+        spent.begin()
         for _ in range(rounds):
             for item in items:
                 payload = {
@@ -284,9 +306,9 @@ async def edge_bare(work: Work) -> Done:
                     "formats": {"http-stream": {"content": item.content.decode()}},
                 }
                 sock.send_multipart([item.channel.encode(), b"J" + msgspec.json.encode(payload)])
-        seconds = time.perf_counter() - began
+        spent.end()
         sock.close(linger=1000)
-    return rounds * work.batch, seconds
+    return rounds * work.batch, spent
 
 
 WORKS: dict[str, Callable[[Work], Awaitable[Done]]] = {
@@ -303,9 +325,8 @@ WORKS: dict[str, Callable[[Work], Awaitable[Done]]] = {
 async def main() -> None:
     """The process."""
     work = msgspec.json.decode(sys.argv[2], type=Work)
-    began = time.process_time()
-    items, seconds = await WORKS[sys.argv[1]](work)
-    line = {"items": items, "seconds": seconds, "cpu": time.process_time() - began}
+    items, spent = await WORKS[sys.argv[1]](work)
+    line = {"items": items, "seconds": spent.seconds, "cpu": spent.cpu}
     sys.stdout.write(msgspec.json.encode(line).decode() + "\n")
 
 
