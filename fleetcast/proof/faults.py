@@ -17,7 +17,7 @@ from pathlib import Path
 import msgspec
 
 from fleetcast.errors import FleetcastError, Unusable
-from fleetcast.proof.packets import BOOT_AFTER
+from fleetcast.proof.packets import BOOT_AFTER, is_poison
 from fleetcast.proof.world import World
 
 Run = Callable[[World, random.Random], Awaitable[bool]]
@@ -163,11 +163,15 @@ async def _away(world: World, dice: random.Random) -> bool:
 
 
 async def _again(world: World, dice: random.Random) -> bool:
-    """Packets that were acknowledged come once more, as by MQTT, or later than the queue knows their ids."""
+    """Packets that were acknowledged come once more, as by MQTT, or later than the queue knows their ids.
+
+    None that was rejected: it is in no state that would know it, and applied as any late packet is, by which no rule runs.
+    """
     for vehicle in dice.sample(world.vehicles, min(_AGAIN_CARS, len(world.vehicles))):
         upto = world.oracle.sent(vehicle)
         for n in range(max(upto - _AGAIN, upto - upto % BOOT_AFTER), upto):
-            await world.put_again(vehicle, n)
+            if not is_poison(n):
+                await world.put_again(vehicle, n)
     return True
 
 

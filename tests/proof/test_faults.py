@@ -1,8 +1,12 @@
+import random
 from collections import Counter
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from fleetcast.proof.faults import ALL, kinds, schedule
+from fleetcast.proof.packets import BOOT_AFTER, POISON_EVERY
 
 
 def names(*given: object) -> list[str]:
@@ -38,3 +42,25 @@ def test_only_chooses_by_a_part_of_the_name() -> None:
     chosen = Counter(names(5, 6, ["haproxy killed", "zurl killed"]))
     assert chosen == {"haproxy killed": 3, "zurl killed": 3}
     assert names(5, 6, ["no such thing"]) == []
+
+
+@pytest.mark.parametrize(
+    ("acked", "again"),
+    [
+        (POISON_EVERY + 2, [POISON_EVERY - 3, POISON_EVERY - 2, POISON_EVERY, POISON_EVERY + 1]),
+        (BOOT_AFTER + 1, [BOOT_AFTER]),
+    ],
+)
+async def test_what_comes_again_was_applied_and_of_this_boot(acked: int, again: list[int]) -> None:
+    """What was rejected is in no state that would know it: as a late packet it would be applied, and rightly."""
+    put: list[int] = []
+
+    async def put_again(vehicle: str, n: int) -> None:
+        put.append(n)
+
+    world: Any = SimpleNamespace(
+        vehicles=["car"], oracle=SimpleNamespace(sent=lambda _: acked), put_again=put_again
+    )
+    (fault,) = kinds(["sent again that the queue does not know"])
+    assert await fault.run(world, random.Random(1))
+    assert put == again
