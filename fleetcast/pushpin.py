@@ -163,7 +163,9 @@ class _Replica:
                 self.connected.set()
                 metrics.EDGE_SINCE.labels(self.address).set_to_current_time()
                 log.info("edge replica connected", replica=self.address)
-            else:
+            elif (
+                self.connected.is_set()
+            ):  # else it was accepted by what is in between, and closed: said already
                 self.connected.clear()
                 metrics.EDGE_SINCE.labels(self.address).set(0)
                 log.warning("edge replica lost", replica=self.address)
@@ -427,6 +429,8 @@ def configuration(settings: Settings, number: int, folder: Path) -> Mapping[str,
     zurl = "ipc://{rundir}/{ipc_prefix}zurl-"
     # message_rate and message_hwm 0: with the default rate of 2500, messages closer together than 25 ms wait for a pause.
     # client_maxconn: Pushpin stops altogether when it is reached, so HAProxy's limit (edge_connections) lies below it.
+    # stats_spec of the proxy, none: it would keep an account of each request for a minute after it was held, has room for
+    # 2 * client_maxconn of them, and ends itself, and with it all streams, when one more comes.
     # message_wait: how long an item for long-polls waits for the one before it, which is lost if it does not come at once.
     # log_level 1: level 2 writes every URL with its query, and so tokens, into the log.
     text = f"""\
@@ -455,6 +459,7 @@ auto_cross_origin=false
 sig_iss=fleetcast-edge
 sig_key={settings.sig_key}
 updates_check=off
+stats_spec=
 
 [handler]
 push_in_spec=tcp://127.0.0.1:{port + 2}

@@ -88,6 +88,11 @@ def pushpin(text: str, routes: str, settings: Settings) -> Iterator[Finding]:
         f"Pushpin stops altogether when it is reached: set at least {client_maxconn(settings)}",
     )
     yield check(
+        not value("proxy", "stats_spec", "of internal.conf"),
+        "no stats_spec of its proxy",
+        "beyond 2 * client_maxconn requests held in a minute it ends, and all streams: set stats_spec= under [proxy]",
+    )
+    yield check(
         number("handler", "connection_subscription_max", 20) >= MOST + 10,
         "connection_subscription_max=500",
         "channels beyond it are cut silently",

@@ -38,6 +38,8 @@ def test_what_we_render_has_none_of_the_traps() -> None:
         ("port_offset=0", "port_offset=10", "port_offset"),
         ("log_level=1", "log_level=2", "log_level"),
         (r"client_maxconn=\d+", "client_maxconn=4000", "client_maxconn"),
+        ("\nstats_spec=\n", "\n", "stats_spec"),
+        ("\nstats_spec=\n", "\nstats_spec=ipc://{rundir}/proxy-stats\n", "stats_spec"),
         ("connection_subscription_max=500", "", "connection_subscription_max"),
         (r"push_in_max_body_size=\d+", r"push_in_http_max_body_size=16000000", "push_in_max_body_size"),
         ("sig_key=.*", "sig_key=changeme", "sig_key"),

@@ -79,7 +79,10 @@ async def crowd(wish: Wish) -> list[Row]:
             await world.until(lambda: world.connected == size.phones, "all phones are connected", 90)
             for name in ("edge-0", "edge-1"):
                 fault = Fault(
-                    "an edge killed that holds half of 1,000 phones", partial(kill_named, name=name)
+                    "an edge killed that holds half of 1,000 phones",
+                    partial(kill_named, name=name),
+                    "edge",
+                    closes=True,
                 )
                 await one(world, fault, dice)
             await world.settle()
@@ -127,9 +130,7 @@ async def deploys(wish: Wish) -> list[Row]:
         async with World(folder, wish.seed, size, wish.say, wired=False) as world:
             await world.until(lambda: world.connected == size.phones, "all phones are connected", 90)
             for turn in range(2):
-                for fault in (*KEEPS, DEPLOY) if turn == 0 else KEEPS:
-                    await one(world, fault, dice, keeps=True)
-                for fault in MOVES:
+                for fault in (*KEEPS, *([DEPLOY] if turn == 0 else []), *MOVES):
                     await one(world, fault, dice)
             await world.settle()
             return finished(world)
@@ -169,12 +170,10 @@ async def _restored(world: World, dice: random.Random, folder: Path, queue: Queu
     return True
 
 
-async def one(
-    world: World, fault: Fault, dice: random.Random, number: str = "", *, keeps: bool = False
-) -> None:
-    """A fault, and its healing. `keeps`: it may close no stream."""
+async def one(world: World, fault: Fault, dice: random.Random, number: str = "") -> None:
+    """A fault, and its healing."""
     row = world.oracle.turn(fault.name)
-    closed, before = world.closed, world.closings
+    closed, before, processes = world.closed, world.closings, world.pids()
     try:
         happened = await fault.run(world, dice)
     except FleetcastError as why:
@@ -189,7 +188,11 @@ async def one(
         row.worst_heal = max(healed, row.worst_heal or 0.0)
         if healed > _LONG:
             row.notes.append(f"level after {healed:.1f} s; at last {world.laggards}")
-    if keeps and world.closed > closed:
+    died = [name for name, pid in processes.items() if world.pid(name) != pid]
+    if died := [name for name in died if not (fault.ends and name.startswith(fault.ends))]:
+        row.died += len(died)
+        row.notes.append(f"ended, though nothing ended them: {', '.join(died)}")
+    if not fault.closes and world.closed > closed:
         row.cut += world.closed - closed
         of = {by: count - before.get(by, 0) for by, count in world.closings.items()}
         named = ", ".join(f"{count} by {by}" for by, count in sorted(of.items()) if count)

@@ -1,7 +1,7 @@
 """Deploys as faults: each process of a running platform replaced, added and removed, and new enrichers, under traffic.
 
-They are done as `fleetcast roll` and `fleetcast scale` do them. `KEEPS` are those that must close no stream: the edges' own
-roll moves its streams, and a phone that is moved comes back with its id.
+They are done as `fleetcast roll` and `fleetcast scale` do them. `KEEPS` must close no stream. `MOVES` are the edges' own, which
+move streams; a phone that is moved comes back with its id.
 """
 
 from __future__ import annotations
@@ -40,20 +40,20 @@ def _quiet(line: str) -> None:
     """What a deploy says is for whoever does it."""
 
 
-DEPLOY = Fault("new enrichers deployed", _deploy)
+DEPLOY = Fault("new enrichers deployed", _deploy, "consume")
 KEEPS: tuple[Fault, ...] = (
-    *(Fault(f"{role} rolled", partial(_roll, what=role)) for role in ("ingest", "consume", "origin")),
+    *(Fault(f"{role} rolled", partial(_roll, what=role), role) for role in ("ingest", "consume", "origin")),
     *(
         fault
         for role in ("consume", "origin")
         for fault in (
             Fault(f"{role} added", partial(_add, role=role)),
-            Fault(f"{role} removed", partial(_remove, role=role)),
+            Fault(f"{role} removed", partial(_remove, role=role), role),
         )
     ),
     Fault("an edge added", partial(_add, role="edge")),
 )
 MOVES: tuple[Fault, ...] = (
-    Fault("an edge removed", partial(_remove, role="edge")),
-    Fault("edges rolled", partial(_roll, what="edge")),
+    Fault("an edge removed", partial(_remove, role="edge"), "edge", closes=True),
+    Fault("edges rolled", partial(_roll, what="edge"), "edge", closes=True),
 )

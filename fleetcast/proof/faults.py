@@ -33,6 +33,10 @@ class Fault(msgspec.Struct, frozen=True):
 
     name: str
     run: Run
+    ends: str = ""
+    """The role whose processes may end by it. If another's does, a promise is broken."""
+    closes: bool = False
+    """Whether it may close streams."""
 
 
 def kinds(only: Sequence[str] = ()) -> list[Fault]:
@@ -212,32 +216,44 @@ def small_disk(folder: Path, size: int) -> Iterator[Path]:
         subprocess.run(["umount", "-l", str(folder)], check=False)
 
 
+_HOLDS = ("edge", "haproxy")  # without them there is no stream
+
 ALL: tuple[Fault, ...] = (
     *(
-        Fault(f"{role} killed", partial(_kill, role=role))
-        for role in ("nats-server", "consume", "ingest", "origin", "edge", "haproxy")
+        Fault(f"{role} killed", partial(_kill, role=role), role, role in _HOLDS)
+        for role in ("nats-server", "consume", "ingest", "origin", *_HOLDS)
     ),
     *(
-        Fault(f"{program} killed", partial(_kill_child, program=program))
+        Fault(f"{program} killed", partial(_kill_child, program=program), "edge", closes=True)
         for program in ("condure", "zurl", "handler")
     ),
     *(
         Fault(f"{role} stopped for seconds", partial(_hold, role=role, low=1, high=5))
-        for role in ("nats-server", "consume", "ingest", "origin", "edge", "haproxy")
+        for role in ("nats-server", "consume", "ingest", "origin")
+    ),
+    *(
+        Fault(f"{role} stopped for seconds", partial(_hold, role=role, low=1, high=5), closes=True)
+        for role in _HOLDS
     ),
     Fault(
         "consume stalled until its partitions moved",
         partial(_hold, role="consume", low=STALL, high=STALL + 2),
     ),
     *(
-        Fault(f"consume killed {when} {at}", partial(_trap, role="consume", at=at, when=when, do="kill"))
+        Fault(
+            f"consume killed {when} {at}",
+            partial(_trap, role="consume", at=at, when=when, do="kill"),
+            "consume",
+        )
         for at in ("commit", "publish", "ack")
         for when in ("before", "after")
     ),
     Fault(
-        "consume killed after reject", partial(_trap, role="consume", at="reject", when="after", do="kill")
+        "consume killed after reject",
+        partial(_trap, role="consume", at="reject", when="after", do="kill"),
+        "consume",
     ),
-    Fault("consume killed before reject, packets behind it", _killed_in_a_full_batch),
+    Fault("consume killed before reject, packets behind it", _killed_in_a_full_batch, "consume"),
     *(
         Fault(
             f"consume stalled {when} commit, woken after its partitions moved",
@@ -249,10 +265,12 @@ ALL: tuple[Fault, ...] = (
     Fault(
         "ingest killed between store and 202",
         partial(_trap, role="ingest", at="put", when="after", do="kill"),
+        "ingest",
     ),
     Fault("a store's reply lost", partial(_trap, role="ingest", at="put", when="after", do="lose")),
     *(
-        Fault(f"{text} {how}", partial(_wire, name=name, how=how))
+        # By WebSocket an app asks origins for what it missed, and a request that is cut ends its socket.
+        Fault(f"{text} {how}", partial(_wire, name=name, how=how), closes=name == "origins")
         for name, text in (
             ("queue", "ingest to queue"),
             ("edge", "consume to edge"),
@@ -264,7 +282,7 @@ ALL: tuple[Fault, ...] = (
         Fault(f"clock of {role} jumps", partial(_clock, role=role))
         for role in ("consume", "origin", "ingest")
     ),
-    Fault("consume killed while all cars are silent", _in_silence),
+    Fault("consume killed while all cars are silent", _in_silence, "consume"),
     Fault("all phones come back at once", drop),
     Fault("all phones begin anew", _anew),
     Fault("phones away for longer than the window", _away),

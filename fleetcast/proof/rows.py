@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 import msgspec
 
-BREACHES = ("lost", "twice", "reordered", "false_resets", "unhealed", "cut", "calm")
+BREACHES = ("lost", "twice", "reordered", "false_resets", "unhealed", "cut", "died", "calm")
 
 
 class Row(msgspec.Struct):
@@ -24,6 +24,8 @@ class Row(msgspec.Struct):
     """How often not all was level again within the bound."""
     cut: int = 0
     """Streams closed that had to stay open."""
+    died: int = 0
+    """Processes that ended, though nothing ended them."""
     calm: int = 0
     """How often a calm stream told what had to wait, or held back what is urgent, if that was no exception."""
     worst_heal: float | None = None

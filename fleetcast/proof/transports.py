@@ -110,9 +110,10 @@ class Stream(Transport):
         if not self._answer.begun:
             return []
         self.refused = self._answer.status != 200
-        self.open = not self.refused
+        # What is held has no length. What has one is a word that it cannot be held now.
+        self.open = not self.refused and "content-length" not in self._answer.headers
         self.over = self.refused or self._answer.complete
-        events = self._parser.feed(self._answer.take()) if self.open else []
+        events = [] if self.refused else self._parser.feed(self._answer.take())
         self.retry = self._parser.retry
         return events
 

@@ -288,6 +288,11 @@ class World:
         """Its process now."""
         return self.platform.supervisor.pid(name)
 
+    def pids(self) -> dict[str, int]:
+        """All processes that run now, by name."""
+        found = {name: self.pid(name) for name in self.platform.supervisor.names}
+        return {name: pid for name, pid in found.items() if pid is not None}
+
     async def running(self, name: str) -> int:
         """Its process, once it runs."""
         await self.until(lambda: self.pid(name) is not None, f"{name} runs")

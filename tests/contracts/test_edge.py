@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import httpx2
 import msgspec
@@ -21,7 +22,16 @@ from starlette.routing import Route
 
 from fleetcast import longpoll, sse
 from fleetcast.edge import FITS_NOBODY, Edge, Item
-from fleetcast.pushpin import GRIP_SIG, HttpEdge, ZmqEdge, hold, hold_poll, last_ids, signed_by_edge
+from fleetcast.pushpin import (
+    GRIP_SIG,
+    HttpEdge,
+    ZmqEdge,
+    client_maxconn,
+    hold,
+    hold_poll,
+    last_ids,
+    signed_by_edge,
+)
 from fleetcast.settings import Settings
 from fleetcast.subjects import channel, control_channel
 from tests.servers import (
@@ -212,8 +222,8 @@ class World:
 
 
 @asynccontextmanager
-async def pushpin_world(folder: Path, adapter: str, replicas: int, next_poll: int) -> AsyncIterator[World]:
-    settings = platform_settings(folder, edges=replicas, sig_key=KEY, next_poll=next_poll)
+async def pushpin_world(folder: Path, adapter: str, replicas: int, **changes: Any) -> AsyncIterator[World]:
+    settings = platform_settings(folder, edges=replicas, sig_key=KEY, **({"next_poll": 600} | changes))
     async with AsyncExitStack() as stack:
         origin = Origin(settings)
         await stack.enter_async_context(http_server(origin.app, settings.inner_port))
@@ -233,9 +243,9 @@ async def worlds(request: pytest.FixtureRequest) -> AsyncIterator[Callable[..., 
     """Makes worlds of so many replicas."""
     async with AsyncExitStack() as stack:
 
-        async def make(replicas: int, next_poll: int = 600) -> World:
+        async def make(replicas: int, **changes: Any) -> World:
             folder = stack.enter_context(short_folder())
-            return await stack.enter_async_context(pushpin_world(folder, request.param, replicas, next_poll))
+            return await stack.enter_async_context(pushpin_world(folder, request.param, replicas, **changes))
 
         yield make
 
@@ -263,6 +273,23 @@ def event(name: str, number: int) -> Item:
 
 
 CAR = channel("car-1")
+
+
+# What a replica bears, whichever the adapter
+
+
+@zmq_only
+async def test_many_that_come_and_go_do_not_end_a_replica(worlds: Callable[..., Awaitable[World]]) -> None:
+    """More held within a minute than its process for requests could keep accounts of: it ended itself, and every stream."""
+    world = await worlds(1, edge_connections=20)
+    edge = await world.edge()
+    stays = await world.phone(CAR)
+    for _ in range(3 * client_maxconn(world.settings) // 50):
+        phones = await asyncio.gather(*(world.phone(CAR) for _ in range(50)))
+        await asyncio.gather(*(phone.leave() for phone in phones))
+    await world.publish(edge, item(CAR, 1))
+    await until(lambda: stays.got == lines(1, 1) or stays.ended)
+    assert not stays.ended
 
 
 # What every adapter does

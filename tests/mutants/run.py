@@ -80,6 +80,7 @@ MUTANTS = {
     "calm-urgent-waits": Run(_BACK.only, 3, phones=26, rate=200),
     "clock-believed": _BACK,
     "commit-without-fence": _STALL,
+    "edge-keeps-accounts": Run(_BACK.only, 18, cars=20, phones=100),
     "edge-without-chain": _WIRE,
     "foreign-taken-for-ours": Run(acts="restores"),
     "gap-without-reset": Run(("phones away",), 1, window=5),

@@ -7,7 +7,7 @@ from fleetcast.proof.rows import Row, total
 from fleetcast.proof.table import as_json, broken, print_table
 
 GOOD = Row("nats-server killed", times=2, acked=1200, events=3400, worst_heal=1.25)
-COLUMNS = ("lost", "twice", "reordered", "false_resets", "unhealed", "cut")
+COLUMNS = ("lost", "twice", "reordered", "false_resets", "unhealed", "cut", "died")
 
 
 def bad(column: str) -> Row:

@@ -67,7 +67,7 @@ def written(by: str, *events: _Said) -> bytes:
         body = msgspec.json.encode({"events": told, "last_event_id": [at for _, at, _ in events if at][-1]})
         return answer(200, body)
     body = b"".join(sse.event(name, data, at or None) for name, at, data in events)
-    return b"HTTP/1.1 200 OK\r\nContent-Length: 99999\r\n\r\n" + sse.comment() + body
+    return b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n" + sse.comment() + body
 
 
 def answer(status: int, body: bytes) -> bytes:
@@ -136,7 +136,14 @@ def test_a_stream_of_many_that_is_unavailable_for_now_tells_that_of_none() -> No
     transport, _ = opened("many")
     assert heard(transport, answer(201, b'{"url":"/v1/streams/abc"}')) == []
     assert heard(transport, answer(200, sse.event("unavailable", b'{"reason":"edge"}'))) == []
-    assert (transport.over, transport.refused) == (True, False)
+    assert (transport.over, transport.refused, transport.open) == (True, False, False)
+
+
+def test_a_stream_that_is_told_to_come_back_later_was_never_held() -> None:
+    transport, _ = opened("stream")
+    assert heard(transport, answer(200, b"retry: 900\n\n" + sse.event("unavailable", b'{"reason":"edge"}')))
+    assert (transport.over, transport.refused, transport.open) == (True, False, False)
+    assert transport.retry == 900
 
 
 @pytest.mark.parametrize("by", TRANSPORTS)
