@@ -81,7 +81,7 @@ async def crowd(wish: Wish) -> list[Row]:
                 fault = Fault(
                     "an edge killed that holds half of 1,000 phones",
                     partial(kill_named, name=name),
-                    "edge",
+                    ("edge",),
                     closes=True,
                 )
                 await one(world, fault, dice)
@@ -191,7 +191,7 @@ async def one(world: World, fault: Fault, dice: random.Random, number: str = "")
         if healed > _LONG:
             row.notes.append(f"level after {healed:.1f} s; at last {world.laggards}")
     died = [name for name, pid in processes.items() if world.pid(name) != pid]
-    if died := [name for name in died if not (fault.ends and name.startswith(fault.ends))]:
+    if died := [name for name in died if not name.startswith(fault.ends)]:
         row.died += len(died)
         row.notes.append(f"ended, though nothing ended them: {', '.join(died)}")
     if not fault.closes and world.closed > closed:

@@ -40,20 +40,23 @@ def _quiet(line: str) -> None:
     """What a deploy says is for whoever does it."""
 
 
-DEPLOY = Fault("new enrichers deployed", _deploy, "consume")
+DEPLOY = Fault("new enrichers deployed", _deploy, ("consume",))
 KEEPS: tuple[Fault, ...] = (
-    *(Fault(f"{role} rolled", partial(_roll, what=role), role) for role in ("ingest", "consume", "origin")),
+    *(
+        Fault(f"{role} rolled", partial(_roll, what=role), (role,))
+        for role in ("ingest", "consume", "origin")
+    ),
     *(
         fault
         for role in ("consume", "origin")
         for fault in (
             Fault(f"{role} added", partial(_add, role=role)),
-            Fault(f"{role} removed", partial(_remove, role=role), role),
+            Fault(f"{role} removed", partial(_remove, role=role), (role,)),
         )
     ),
-    Fault("an edge added", partial(_add, role="edge")),
+    Fault("an edge added", partial(_add, role="edge"), ("consume",)),  # which learns of it so
 )
 MOVES: tuple[Fault, ...] = (
-    Fault("an edge removed", partial(_remove, role="edge"), "edge", closes=True),
-    Fault("edges rolled", partial(_roll, what="edge"), "edge", closes=True),
+    Fault("an edge removed", partial(_remove, role="edge"), ("consume", "edge"), closes=True),
+    Fault("edges rolled", partial(_roll, what="edge"), ("edge",), closes=True),
 )

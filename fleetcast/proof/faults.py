@@ -33,8 +33,8 @@ class Fault(msgspec.Struct, frozen=True):
 
     name: str
     run: Run
-    ends: str = ""
-    """The role whose processes may end by it. If another's does, a promise is broken."""
+    ends: tuple[str, ...] = ()
+    """The roles whose processes may end by it. If another's does, a promise is broken."""
     closes: bool = False
     """Whether it may close streams."""
 
@@ -220,11 +220,11 @@ _HOLDS = ("edge", "haproxy")  # without them there is no stream
 
 ALL: tuple[Fault, ...] = (
     *(
-        Fault(f"{role} killed", partial(_kill, role=role), role, role in _HOLDS)
+        Fault(f"{role} killed", partial(_kill, role=role), (role,), role in _HOLDS)
         for role in ("nats-server", "consume", "ingest", "origin", *_HOLDS)
     ),
     *(
-        Fault(f"{program} killed", partial(_kill_child, program=program), "edge", closes=True)
+        Fault(f"{program} killed", partial(_kill_child, program=program), ("edge",), closes=True)
         for program in ("condure", "zurl", "handler")
     ),
     *(
@@ -243,7 +243,7 @@ ALL: tuple[Fault, ...] = (
         Fault(
             f"consume killed {when} {at}",
             partial(_trap, role="consume", at=at, when=when, do="kill"),
-            "consume",
+            ("consume",),
         )
         for at in ("commit", "publish", "ack")
         for when in ("before", "after")
@@ -251,9 +251,9 @@ ALL: tuple[Fault, ...] = (
     Fault(
         "consume killed after reject",
         partial(_trap, role="consume", at="reject", when="after", do="kill"),
-        "consume",
+        ("consume",),
     ),
-    Fault("consume killed before reject, packets behind it", _killed_in_a_full_batch, "consume"),
+    Fault("consume killed before reject, packets behind it", _killed_in_a_full_batch, ("consume",)),
     *(
         Fault(
             f"consume stalled {when} commit, woken after its partitions moved",
@@ -265,7 +265,7 @@ ALL: tuple[Fault, ...] = (
     Fault(
         "ingest killed between store and 202",
         partial(_trap, role="ingest", at="put", when="after", do="kill"),
-        "ingest",
+        ("ingest",),
     ),
     Fault("a store's reply lost", partial(_trap, role="ingest", at="put", when="after", do="lose")),
     *(
@@ -282,7 +282,7 @@ ALL: tuple[Fault, ...] = (
         Fault(f"clock of {role} jumps", partial(_clock, role=role))
         for role in ("consume", "origin", "ingest")
     ),
-    Fault("consume killed while all cars are silent", _in_silence, "consume"),
+    Fault("consume killed while all cars are silent", _in_silence, ("consume",)),
     Fault("all phones come back at once", drop),
     Fault("all phones begin anew", _anew),
     Fault("phones away for longer than the window", _away),
