@@ -21,7 +21,19 @@ from bench.report import answered, print_answer, write
 from fleetcast.errors import FleetcastError
 from fleetcast.proof.ports import short_folder
 
-QUESTIONS = ("steps", "load", "latency", "stages", "interest", "growth", "storms", "streams", "doors", "calm")
+QUESTIONS = (
+    "steps",
+    "flame",
+    "load",
+    "latency",
+    "stages",
+    "interest",
+    "growth",
+    "storms",
+    "streams",
+    "doors",
+    "calm",
+)
 _BROKEN = 1
 _USAGE = 2
 

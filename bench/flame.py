@@ -64,7 +64,7 @@ def collapsed(text: str) -> Mapping[str, int]:
     found: Counter[str] = Counter()
     for line in text.splitlines():
         stack, _, samples = line.rpartition(" ")
-        if samples.isdigit() and "<frozen importlib" not in stack:
+        if stack and samples.isdigit() and "<frozen importlib" not in stack:
             found[_LINE.sub(")", stack)] += int(samples)
     return found
 

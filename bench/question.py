@@ -35,6 +35,15 @@ class Chart(msgspec.Struct, frozen=True):
     log_y: bool = False
 
 
+class Flame(msgspec.Struct, frozen=True):
+    """A flame graph: samples by stack, frames from the outermost on with `;` between."""
+
+    name: str
+    """Of its file."""
+    title: str
+    stacks: Mapping[str, int]
+
+
 class Answer(msgspec.Struct, frozen=True):
     """What one question came to. `figures` are for programs: the plan, the README's table."""
 
@@ -43,6 +52,7 @@ class Answer(msgspec.Struct, frozen=True):
     figures: Mapping[str, float] = {}
     broken: Sequence[str] = ()
     """What went wrong while it was measured: a lost update, a run that gave in too early. Shown, and the exit status tells."""
+    flames: Sequence[Flame] = ()
 
 
 class Bench:

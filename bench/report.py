@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import time
+import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -15,11 +16,13 @@ import msgspec
 from rich.console import Console
 from rich.table import Table as RichTable
 
-from bench.question import Answer, Cell, Chart, Table
+from bench.question import Answer, Cell, Chart, Flame, Table
 from bench.stats import show
 
 _DOCUMENT = Path(__file__).parents[1] / "docs" / "benchmarks.md"
 _IMAGES = Path("images") / "bench"
+_THIN = 0.004  # of the whole: a box that is narrower is not drawn
+_LETTERS = 190  # that the whole width has room for
 
 
 def print_answer(name: str, answer: Answer) -> None:
@@ -73,6 +76,10 @@ def write(
                 target = (_DOCUMENT.parent if document else out) / _IMAGES / f"{chart.name}.svg"
                 draw(chart, target)
                 text += f"\n![{chart.title}]({_IMAGES / target.name})\n"
+            for flame in answer.flames:
+                target = (_DOCUMENT.parent if document else out) / _IMAGES / f"{flame.name}.svg"
+                draw_flame(flame, target)
+                text += f"\n![{flame.title}]({_IMAGES / target.name})\n"
             parts[name] = text + "".join(f"\nBroken: {why}\n" for why in answer.broken)
     (out / "report.md").write_text("\n".join(f"## {name}\n\n{text}" for name, text in parts.items()))
     if document:
@@ -112,6 +119,53 @@ def draw(chart: Chart, target: Path) -> None:
         axes.legend()
     target.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(target, format="svg", metadata={"Date": None})
+    plt.close(figure)
+
+
+def boxes(stacks: Mapping[str, int]) -> list[tuple[int, float, float, str]]:
+    """(depth, left, width, frame) of a flame graph, in shares of the whole; siblings by name, what is too small left out."""
+    whole = sum(stacks.values())
+    found: list[tuple[int, float, float, str]] = []
+
+    def below(depth: int, left: float, rows: Sequence[tuple[Sequence[str], int]]) -> None:
+        groups: dict[str, list[tuple[Sequence[str], int]]] = {}
+        for frames, samples in rows:
+            if frames:
+                groups.setdefault(frames[0], []).append((frames[1:], samples))
+        for frame, inner in sorted(groups.items()):
+            width = sum(samples for _, samples in inner) / whole
+            if width >= _THIN:
+                found.append((depth, left, width, frame))
+                below(depth + 1, left, inner)
+            left += width
+
+    below(0, 0.0, [(stack.split(";"), samples) for stack, samples in stacks.items()])
+    return found
+
+
+def draw_flame(flame: Flame, target: Path) -> None:
+    """A flame graph as SVG: width is CPU time, what is called stands on who calls it; a colour a library."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    mpl.rcParams["svg.hashsalt"] = "fleetcast"
+    mpl.rcParams["svg.fonttype"] = "none"
+    from matplotlib import pyplot as plt
+
+    shown = boxes(flame.stacks)
+    figure, axes = plt.subplots(figsize=(14, 1 + 0.2 * (1 + max(depth for depth, *_ in shown))))
+    for depth, left, width, frame in shown:
+        function, _, file = frame.rstrip(")").partition(" (")
+        shade = plt.get_cmap("tab20")(zlib.crc32(file.partition("/")[0].encode()) % 20)
+        axes.barh(depth, width, left=left, height=1.0, color=shade, edgecolor="white", linewidth=0.5)
+        room = int(width * _LETTERS)
+        if room > 3:
+            text = function if len(function) <= room else function[: room - 1] + "…"
+            axes.text(left + width / 2, depth, text, ha="center", va="center", fontsize=7)
+    axes.set(xlim=(0, 1), title=flame.title)
+    axes.axis("off")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(target, format="svg", metadata={"Date": None}, bbox_inches="tight")
     plt.close(figure)
 
 

@@ -97,7 +97,7 @@ async def _turn(world: World, size: int, turn: int) -> dict[tuple[str, str], _To
     commits = msgspec.structs.replace(work, count=2 * count if small else count // 2)
     other = msgspec.structs.replace(commits, turn=number + 1)
     return {
-        ("ingest", "ours"): await _ingest(world, work),
+        ("ingest", "ours"): await ingest(world, work),
         ("fetch", "ours"): await _do("fetch_ours", work),
         ("ingest", "bare"): await _do("publish_bare", msgspec.structs.replace(work, turn=number + 1)),
         ("fetch", "bare"): await _do("fetch_bare", work),
@@ -108,7 +108,7 @@ async def _turn(world: World, size: int, turn: int) -> dict[tuple[str, str], _To
     }
 
 
-async def _ingest(world: World, work: bare.Work) -> _Took:
+async def ingest(world: World, work: bare.Work) -> _Took:
     """Packets as fast as 64 connections get them acknowledged."""
     packets = msgspec.structs.replace(
         bare.options(work),
