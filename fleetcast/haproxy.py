@@ -150,6 +150,10 @@ global
     hard-stop-after 5s
     # A stream of 400 vehicles is 400 headers of up to 180 bytes between edge and origin.
     tune.http.maxhdr 600
+    # Connections to origins are kept for the next request however many streams there are. By default none is kept when a
+    # quarter of its files is in use.
+    tune.pool-low-fd-ratio 95
+    tune.pool-high-fd-ratio 98
     tune.bufsize {_BUFFER}
     tune.h2.max-concurrent-streams {_PAGE}
 
@@ -258,6 +262,7 @@ frontend inner
 
 backend origins
     balance leastconn
+    http-reuse always
     timeout server 15s
     retry-on conn-failure empty-response
     # Whether it runs, not whether the database answers: an origin says that itself, and better.
@@ -272,6 +277,7 @@ backend origins
 # for half a minute, every one.
 backend sockets
     balance leastconn
+    http-reuse always
     timeout server 15s
     retry-on conn-failure empty-response
     option httpchk GET /live
