@@ -16,6 +16,7 @@ from fleetcast.nats_backup import Queue
 from fleetcast.proof import power as power_cuts
 from fleetcast.proof.deploys import DEPLOY, KEEPS, MOVES
 from fleetcast.proof.faults import Fault, drop, fill_disk, kill_named, kinds, schedule, small_disk
+from fleetcast.proof.phones import STREAMS
 from fleetcast.proof.ports import short_folder
 from fleetcast.proof.rows import BREACHES, Row
 from fleetcast.proof.world import HEAL_BOUND, Size, World
@@ -89,15 +90,20 @@ async def crowd(wish: Wish) -> list[Row]:
             rows += finished(world)
     # Twelve packets a minute of each car: at sixty the events alone take all of two cores.
     size = msgspec.structs.replace(size, phones=3000, rate=20.0)
+    rows += await _all_come_back(wish, msgspec.structs.replace(size, by=STREAMS), "3,000 streams", dice)
+    return rows + await _all_come_back(wish, size, "3,000 phones, by every transport,", dice)
+
+
+async def _all_come_back(wish: Wish, size: Size, who: str, dice: random.Random) -> list[Row]:
+    # An app gives a WebSocket up whose resume is not answered in time, as it may not be meanwhile.
+    everybody = Fault(f"{who} come back at once", drop, closes=size.by != STREAMS)
     with short_folder() as folder:
         async with World(folder, wish.seed, size, wish.say) as world:
             await world.until(lambda: world.connected == size.phones, "all phones are connected", 90)
-            # An app gives a WebSocket up whose resume is not answered in time, as it may not be meanwhile.
-            everybody = Fault("3,000 phones come back at once", drop, closes=True)
             for _ in range(2):
                 await one(world, everybody, dice)
             await world.settle()
-            return rows + finished(world)
+            return finished(world)
 
 
 async def disk(wish: Wish) -> list[Row]:
@@ -234,7 +240,8 @@ def finished(world: World) -> list[Row]:
 
 ACTS = {
     "crowd": Act(
-        "an edge killed that holds half of 1,000 phones; 3,000 phones that come back at once", crowd
+        "an edge killed that holds half of 1,000 phones; 3,000 that come back at once, by streams, by every transport",
+        crowd,
     ),
     "deploys": Act(
         "each role rolled, added, removed, and new enrichers, under 1,000 phones: no stream is closed",

@@ -68,18 +68,26 @@ _AWAY = 10
 _OVERSLEEPS = 0.004  # the share of sleeps that outlast the window
 
 
-def name(number: int) -> str:
-    """What a chain's number in the oracle stands for: the phone, and what it follows by."""
-    phone = number if number < _MANY else (number - _MANY) // 1000
-    by, view, every = _KINDS[phone % len(_KINDS)]
-    return " ".join(filter(None, (str(phone), by.__name__, view, f"each {every} s" if every else "")))
+STREAMS: str = "streams"
+"""Of `_KINDS` only those that have a stream of one vehicle."""
+
+
+def _kinds(by: str) -> Sequence[tuple[type[Transport], str, int]]:
+    return [kind for kind in _KINDS if kind[0] is Stream] if by == STREAMS else _KINDS
+
+
+def name(number: int, by: str) -> str:
+    """What a chain's number in the oracle stands for: the phone, and what it follows by; `by` is that of all of them."""
+    phone, kinds = number if number < _MANY else (number - _MANY) // 1000, _kinds(by)
+    transport, view, every = kinds[phone % len(kinds)]
+    return " ".join(filter(None, (str(phone), transport.__name__, view, f"each {every} s" if every else "")))
 
 
 class Phone:
     """One of them."""
 
     def __init__(self, number: int, vehicles: Sequence[str], mood: str, crowd: Phones) -> None:
-        by, view, every = _KINDS[number % len(_KINDS)]
+        by, view, every = crowd.kinds[number % len(crowd.kinds)]
         self.number = number
         self.mood = mood
         self.crowd = crowd
@@ -209,8 +217,10 @@ class Phones(Driver):
         window: float,
         moods: str,
         many: int,
+        by: str,
     ) -> None:
         super().__init__()
+        self.kinds = _kinds(by)
         self.many = many
         self.port = port
         self.seed = seed
@@ -319,12 +329,15 @@ def main() -> int:
     parser.add_argument("--vehicles", required=True, help="their ids, in a JSON list")
     parser.add_argument("--phones", type=int, required=True, help="how many, spread over the vehicles")
     parser.add_argument("--moods", choices=("mixed", "steady"), default="mixed")
+    parser.add_argument("--by", choices=("all", STREAMS), default="all", help="their transports")
     parser.add_argument("--many", type=int, required=True, help="vehicles of one that follows many")
     parser.add_argument("--window", type=float, required=True, help="seconds, as the platform has it")
     given = parser.parse_args()
     vehicles = msgspec.json.decode(given.vehicles, type=list[str])
     asyncio.run(
-        Phones(given.port, given.seed, vehicles, given.phones, given.window, given.moods, given.many).run()
+        Phones(
+            given.port, given.seed, vehicles, given.phones, given.window, given.moods, given.many, given.by
+        ).run()
     )
     return 0
 

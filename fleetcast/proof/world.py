@@ -62,6 +62,8 @@ class Size(msgspec.Struct, frozen=True):
     """Of the phones; or `steady`."""
     many: int = 20
     """Vehicles of a phone that follows many."""
+    by: str = "all"
+    """Their transports; or `streams`, of one vehicle each."""
 
 
 class _Acked(msgspec.Struct):
@@ -209,6 +211,7 @@ class World:
                     phones=self.size.phones,
                     window=self.size.window,
                     moods=self.size.moods,
+                    by=self.size.by,
                     many=self.size.many,
                 ),
                 self._on_phones,
@@ -416,7 +419,7 @@ class World:
 
     def _who(self, due: Mapping[str, int], now: float = inf) -> str:
         phones = self.oracle.behind(due, now)
-        named = ", ".join(map(name, phones[:10]))
+        named = ", ".join(name(phone, self.size.by) for phone in phones[:10])
         return f"{self.oracle.uncommitted(due)} updates not in LIVE, {len(phones)} phones behind: {named}"
 
     async def pause(self) -> None:

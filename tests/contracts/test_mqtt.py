@@ -128,9 +128,12 @@ async def by_paho(settings: Settings, topic: str, body: bytes, file: Path) -> No
 async def publish(
     settings: Settings, topic: str, body: bytes, qos: int = 1, seconds: float = 20.0
 ) -> Literal["acknowledged", "closed", "silence"]:
-    """What a client hears of one publish that it does not send again."""
+    """What a client hears of one publish that it does not send again.
 
-    def wait() -> Literal["acknowledged", "closed", "silence"]:
+    One that lost its connection before it could publish, to a server that has just started, comes again.
+    """
+
+    def wait() -> Literal["acknowledged", "closed", "silence", "not sent"]:
         car = paho.Client(
             CallbackAPIVersion.VERSION2,
             f"client-{secrets.token_hex(8)}",  # nats-server closes who comes again while it still knows the last of that name
@@ -146,6 +149,8 @@ async def publish(
         try:
             assert connected.wait(20)
             message = car.publish(topic, body, qos=qos)
+            if message.rc == paho.MQTT_ERR_NO_CONN:
+                return "not sent"
             if not heard.wait(seconds):
                 return "silence"
             return "acknowledged" if message.is_published() else "closed"
@@ -153,7 +158,9 @@ async def publish(
             car.disconnect()
             car.loop_stop()
 
-    return await asyncio.to_thread(wait)
+    while (heard := await asyncio.to_thread(wait)) == "not sent":
+        pass
+    return heard
 
 
 async def by_mosquitto(settings: Settings, topic: str, body: bytes, file: Path) -> None:
