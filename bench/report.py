@@ -102,6 +102,7 @@ def draw(chart: Chart, target: Path) -> None:
 
     mpl.use("Agg")
     mpl.rcParams["svg.hashsalt"] = "fleetcast"  # the same data, the same file
+    mpl.rcParams["svg.fonttype"] = "none"
     from matplotlib import pyplot as plt
 
     figure, axes = plt.subplots(figsize=(7, 3.6), layout="constrained")
