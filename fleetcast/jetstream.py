@@ -133,7 +133,8 @@ class Connection:
         with suppress(TimeoutError, nats.errors.Error, OSError):
             async with asyncio.timeout(2):
                 await self.client.flush()
-        await self.client.close()
+        with suppress(OSError):  # it writes once more what is left, to a server that may have died since
+            await self.client.close()
         for pinging in self._pinging.copy():
             pinging.cancel()
 

@@ -145,6 +145,15 @@ async def test_a_server_that_comes_back_is_told_to_listeners(connected: Connect,
     assert "memory" in await connection.api("INFO")
 
 
+async def test_closing_what_is_lost_is_no_error(connected: Connect, nats: Server) -> None:
+    """With something left to send, it failed as the connection had."""
+    connection = await connected()
+    await nats.kill()
+    await until(lambda: not connection.client.is_connected)
+    await connection.client.publish("any", b"more")
+    await connection.close()
+
+
 async def test_closing_sends_what_is_buffered(connected: Connect) -> None:
     listening, sending = await connected(), await connected()
     subscription = await listening.client.subscribe("test.subject")
