@@ -13,6 +13,7 @@ import signal
 import ssl
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
@@ -206,9 +207,12 @@ class Site:
         return pid
 
     async def started_again(self, name: str, killed: int) -> None:
-        """Waits until the supervisor has said and done it."""
+        """Waits until the supervisor has said and done it; and until phones are let onto an edge again."""
         await until(lambda: self.platform.supervisor.pid(name) not in (None, killed), f"{name} runs again")
         assert any(f"{name} died (signal 9)" in note for note in self.notes)
+        if name.startswith("edge"):
+            await self.platform.well(name)
+            await until(partial(self._is_up, name.replace("-", "")), f"HAProxy uses {name} again")
 
     async def counts(self, name: str, role: str = "consume", *, label: str = "") -> float:
         """A counter (`fleetcast_<name>_total`), summed over this role's processes; of one label value if given."""
@@ -226,14 +230,22 @@ class Site:
 
     async def sessions(self) -> list[int]:
         """Open streams of each edge replica, as HAProxy counts them."""
+        found = {labels["server"]: int(value) for labels, value in await self._of_edges("current_sessions")}
+        return [found[f"edge{number}"] for number in self.platform.layout.numbers("edge")]
+
+    async def _is_up(self, server: str) -> bool:
+        up = {"server": server, "state": "UP"}
+        return any(value and up.items() <= labels.items() for labels, value in await self._of_edges("status"))
+
+    async def _of_edges(self, name: str) -> list[tuple[Mapping[str, str], float]]:
+        """What HAProxy says of the edges' streams: labels and value."""
         answer = await self.client.get(f"http://127.0.0.1:{self.settings.haproxy_port}/metrics")
-        found = {
-            sample.labels["server"]: int(sample.value)
+        return [
+            (sample.labels, sample.value)
             for family in text_string_to_metric_families(answer.text)
             for sample in family.samples
-            if sample.name == "haproxy_server_current_sessions" and sample.labels["proxy"] == "streams"
-        }
-        return [found[f"edge{number}"] for number in self.platform.layout.numbers("edge")]
+            if sample.name == f"haproxy_server_{name}" and sample.labels["proxy"] == "streams"
+        ]
 
 
 @asynccontextmanager
