@@ -73,6 +73,11 @@ async def test_tail_comes_back_with_its_last_id(operator: Operator) -> None:
     assert tail.stdout is not None
     assert json.loads(await tail.stdout.readline())["event"] == "snapshot"
     killed = operator.here.kill("edge-0")
+
+    async def is_cut() -> bool:  # else what dies may still pass the next update on
+        return await operator.here.sessions() == [0]
+
+    await until(is_cut, "the stream is cut")
     await operator.here.send("cut", 2)
     await operator.here.started_again("edge-0", killed)
     events = [json.loads(line) async for line in tail.stdout]
