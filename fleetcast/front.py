@@ -11,6 +11,7 @@ from pathlib import Path
 
 from cryptography import x509
 
+from fleetcast import probes
 from fleetcast.errors import Unusable
 from fleetcast.settings import Settings
 
@@ -56,13 +57,13 @@ def days_left(settings: Settings) -> float:
     return (expires(settings) - datetime.now(UTC)).total_seconds() / 86_400
 
 
-def trust(settings: Settings) -> ssl.SSLContext | bool:
+def trust(settings: Settings) -> ssl.SSLContext:
     """What our own commands on this machine verify it with: this very certificate, whatever name they call it by.
 
-    That it ended is no matter: they ask whether the door is there. True, which is a client's own default, without TLS.
+    That it ended is no matter: they ask whether the door is there. Without TLS it is not used.
     """
     if not settings.front_cert:
-        return True
+        return probes.authorities()
     context = ssl.create_default_context(cafile=settings.front_cert)
     context.check_hostname = False
     # It need not be its own issuer.

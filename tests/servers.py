@@ -40,13 +40,14 @@ async def until(condition: Callable[[], Any], what: str = "", bound: float = _BO
     deadline = loop.time() + bound
     while True:
         found = condition()
-        if inspect.isawaitable(found):
+        asks = inspect.isawaitable(found)
+        if asks:
             found = await found
         if found:
             return found
         if loop.time() > deadline:
             raise AssertionError(f"not within {bound:.0f} s: {what or condition}")
-        await asyncio.sleep(0.01)
+        await asyncio.sleep(0.05 if asks else 0.01)  # to ask takes time of what is waited for
 
 
 # Processes

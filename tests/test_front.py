@@ -14,7 +14,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import BestAvailableEncryption, Encoding, PrivateFormat
 
-from fleetcast import front, haproxy, settings, traps
+from fleetcast import front, haproxy, probes, settings, traps
 from fleetcast.devpki import DevelopmentPki
 from fleetcast.errors import Unusable
 from fleetcast.settings import Settings
@@ -39,7 +39,7 @@ def rendered(ours: Settings) -> str:
 
 def test_plain_http_is_the_default() -> None:
     assert front.url(Settings()) == "http://127.0.0.1:8080"
-    assert front.trust(Settings()) is True
+    assert front.trust(Settings()) is probes.authorities()
     assert "ssl" not in re.sub(r"^\s*#.*", "", rendered(Settings()), flags=re.MULTILINE)
 
 

@@ -20,7 +20,7 @@ import httpx2
 import msgspec
 from prometheus_client.parser import text_string_to_metric_families
 
-from fleetcast import share
+from fleetcast import probes, share
 from fleetcast.commands import roll
 from fleetcast.errors import FleetcastError, Unusable
 from fleetcast.jetstream import Connection, connect
@@ -313,7 +313,7 @@ class _Counters:
 
     async def read(self) -> None:
         """Adds what has been counted since the last time; a process that is away is left out."""
-        async with httpx2.AsyncClient(timeout=2, trust_env=False) as client:
+        async with httpx2.AsyncClient(timeout=2, trust_env=False, verify=probes.authorities()) as client:
             for name, port in self._platform.admin_ports.items():
                 if not name.startswith("consume"):
                     continue

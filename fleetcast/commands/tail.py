@@ -19,7 +19,7 @@ from rich.console import Console, RenderableType
 from rich.live import Live
 from rich.table import Table
 
-from fleetcast import front
+from fleetcast import front, probes
 from fleetcast.client import Client, Following, Gap, Grant, Refused, Reset
 from fleetcast.errors import Unusable
 from fleetcast.settings import Settings
@@ -42,7 +42,7 @@ async def run(arguments: argparse.Namespace, settings: Settings) -> int:
     if not is_vehicle(arguments.vehicle):
         raise Unusable("tail: a vehicle id is 1 to 64 of A-Z a-z 0-9 - _")
     door = arguments.front or front.url(settings)
-    verify = True if arguments.front else front.trust(settings)
+    verify = probes.authorities() if arguments.front else front.trust(settings)
     _credentials(arguments.token)  # said before anything is asked, if it cannot be read
 
     async def authorize() -> Grant:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
+from functools import cache
 from pathlib import Path
 
 from fleetcast.simulator.car import Car
@@ -26,6 +27,8 @@ from fleetcast.simulator.trouble import Script
 
 GRACE = 30.0
 """Seconds after the stop in which the packets in hand may still be acknowledged."""
+
+_samples = cache(Samples)
 
 
 async def run_cars(
@@ -45,7 +48,7 @@ async def run_cars(
     token_of = credentials.token if credentials else token_of
     totals = Totals() if totals is None else totals
     drives = find_drives(Path(options.drives) if options.drives else None)
-    samples = Samples(options.seed)
+    samples = _samples(options.seed)
     boot = options.boot or time.time_ns() // 1_000_000
     async with http_doors(options.ingest, options.noun, token_of, trust) as http_door:
         senders = []

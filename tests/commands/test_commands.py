@@ -1,3 +1,4 @@
+import argparse
 import subprocess
 import sys
 import tomllib
@@ -6,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from fleetcast import settings
-from fleetcast.commands import main
+from fleetcast.commands import MODULES, main, parser
 from fleetcast.devpki import DevelopmentPki
 from fleetcast.settings import Settings
 from tests.servers import platform_settings
@@ -49,6 +50,40 @@ def test_each_command_has_its_own_help(command: str, capsys: pytest.CaptureFixtu
         main([*command.split(), "--help"])
     assert ended.value.code == 0
     assert command.split(maxsplit=1)[0] in capsys.readouterr().out
+
+
+def choices(command: str = "") -> list[str]:
+    """The commands that the parser for this one, or for all, knows."""
+    (commands,) = (one for one in parser(command)._actions if isinstance(one, argparse._SubParsersAction))
+    return list(commands.choices)
+
+
+def test_only_the_module_of_the_command_that_is_given_is_needed() -> None:
+    """Each process of a role imports its own: all of them would take it half as long again to start."""
+    assert choices() == list(MODULES)
+    for command, module in MODULES.items():
+        assert choices(command) == [name for name, other in MODULES.items() if other == module]
+    folder = Path(settings.__file__).parent / "commands"
+    assert set(MODULES.values()) == {file.stem for file in folder.glob("*.py")} - {"__init__"}
+    loads = "import sys, fleetcast.commands as c; {}; print(*sys.modules)"
+    one = loads.format("c.parser(c._command(['--config', 'demo', 'settings']))")
+    found = subprocess.run(
+        [sys.executable, "-c", one], capture_output=True, text=True, timeout=60, check=True
+    )
+    assert "fleetcast.commands.settings" in found.stdout.split()
+    assert "fleetcast.commands.demo" not in found.stdout.split()
+
+
+@pytest.mark.parametrize("given", [["no-such-command"], [], ["--config"], ["--config", "demo"]])
+def test_without_a_command_or_with_a_wrong_one_it_says_which_there_are(
+    given: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(given)
+    assert ended.value.code == 2
+    said = capsys.readouterr().err
+    assert "usage: fleetcast" in said
+    assert "doctor" in said or "no-such-command" not in given
 
 
 def test_settings_come_out_as_toml_that_goes_in_again(tmp_path: Path) -> None:

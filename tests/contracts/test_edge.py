@@ -20,7 +20,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from fleetcast import longpoll, sse
+from fleetcast import longpoll, probes, sse
 from fleetcast.edge import FITS_NOBODY, Edge, Item
 from fleetcast.pushpin import (
     GRIP_SIG,
@@ -45,6 +45,7 @@ from tests.servers import (
     until,
 )
 
+KEPT_ALIVE = b":\n\n"
 KEY = "a-key-of-the-tests-as-long-as-it-should-be"
 ADAPTERS: Mapping[str, Callable[[Settings], Edge]] = {"zmq": ZmqEdge, "http": HttpEdge}
 zmq_only = pytest.mark.parametrize("worlds", ["zmq"], indirect=True)
@@ -132,8 +133,8 @@ class Phone:
 
     @property
     def got(self) -> bytes:
-        """What came after the origin's answer."""
-        return bytes(self.body[5:])
+        """What came after the origin's answer, without what only keeps the stream alive."""
+        return bytes(self.body[5:]).replace(KEPT_ALIVE, b"")
 
     async def leave(self) -> None:
         """Closes its connection."""
@@ -143,7 +144,7 @@ class Phone:
     async def _read(self) -> None:
         try:
             async with (
-                httpx2.AsyncClient(timeout=60, trust_env=False) as client,
+                httpx2.AsyncClient(timeout=60, trust_env=False, verify=probes.authorities()) as client,
                 client.stream("GET", self._url) as answer,
             ):
                 async for part in answer.aiter_raw():
@@ -190,7 +191,7 @@ class World:
     async def poll(self, name: str, at: str, replica: int = 0, wait: int = 20) -> tuple[list[str], str]:
         """What a long-poll is answered: the ids of its events, and the last one's."""
         url = f"http://127.0.0.1:{self.settings.edge_port + 10 * replica}/polls"
-        async with httpx2.AsyncClient(timeout=60, trust_env=False) as client:
+        async with httpx2.AsyncClient(timeout=60, trust_env=False, verify=probes.authorities()) as client:
 
             async def answered() -> httpx2.Response | None:
                 try:

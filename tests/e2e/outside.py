@@ -22,7 +22,7 @@ import httpx2
 import msgspec
 from prometheus_client.parser import text_string_to_metric_families
 
-from fleetcast import front, sse
+from fleetcast import front, probes, sse
 from fleetcast.jetstream import Connection
 from fleetcast.platform import Platform
 from fleetcast.settings import Settings
@@ -262,11 +262,13 @@ async def site(
             yield here
 
 
-def client(verify: ssl.SSLContext | bool = True) -> httpx2.AsyncClient:
+def client(verify: ssl.SSLContext | None = None) -> httpx2.AsyncClient:
     """For many streams at once; each request has a connection of its own, so that none is tied to a killed server."""
     limits = httpx2.Limits(max_connections=None, max_keepalive_connections=0)
     timeout = httpx2.Timeout(30.0, read=90.0)
-    return httpx2.AsyncClient(trust_env=False, limits=limits, timeout=timeout, verify=verify)
+    return httpx2.AsyncClient(
+        trust_env=False, limits=limits, timeout=timeout, verify=verify or probes.authorities()
+    )
 
 
 def packet(vehicle: str, seq: int, signals: Signals | None = None, boot: int = 1, **more: Any) -> bytes:
