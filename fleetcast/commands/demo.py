@@ -22,7 +22,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from fleetcast import probes, share
 from fleetcast.commands import roll
-from fleetcast.errors import FleetcastError, Unusable
+from fleetcast.errors import FleetcastError, Unavailable, Unusable
 from fleetcast.jetstream import Connection, connect
 from fleetcast.nats_live import NatsLive
 from fleetcast.platform import Platform
@@ -247,7 +247,7 @@ class _Demo:
         async def version(client: httpx2.AsyncClient, vehicle: str) -> int:
             async with slots:
                 for _ in range(50):
-                    with suppress(httpx2.HTTPError):
+                    with suppress(httpx2.HTTPError, Unavailable):  # as when nats-server is killed just now
                         answer = await client.get(
                             f"{self.platform.url}/v1/{self.platform.settings.noun}/{vehicle}"
                         )

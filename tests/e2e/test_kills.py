@@ -7,8 +7,13 @@ from __future__ import annotations
 
 import os
 import signal
+from argparse import Namespace
 
+from fleetcast import share
+from fleetcast.commands.demo import _Demo
+from fleetcast.jetstream import connect
 from tests.e2e.demo import Command, demo, processes
+from tests.e2e.outside import site
 
 KEPT = ("lost", "twice", "reordered", "resets")
 
@@ -79,3 +84,19 @@ async def test_a_killed_haproxy_closes_streams_but_loses_nothing_and_resets_nobo
         await running.kill("haproxy")
         await running.flows(40)
         await finished(running, closed=True)
+
+
+async def test_nats_server_is_killed_just_as_the_verdict_is_made_and_it_is_made_when_it_is_back() -> None:
+    async with site(origins=1, edges=1) as here:
+        ours = _Demo(Namespace(cars=3, phones=1, json=True), here.settings)
+        ours.platform = here.platform
+        cars = [share.car(number) for number in range(3)]
+        for car in cars:
+            await here.send(car, 1)
+            await here.reaches(car, 1)
+        connection = await connect(here.settings, "verdict")
+        try:
+            here.kill("nats-server")
+            assert await ours._versions(connection) == dict.fromkeys(cars, 1)
+        finally:
+            await connection.close()
