@@ -11,6 +11,7 @@ import time
 import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import msgspec
 from rich.console import Console
@@ -96,8 +97,8 @@ def filled(document: str, parts: dict[str, str]) -> str:
     return document
 
 
-def draw(chart: Chart, target: Path) -> None:
-    """One chart as SVG."""
+def _plots() -> Any:
+    """matplotlib's pyplot; imported here, as only who draws has it installed."""
     import matplotlib as mpl
 
     mpl.use("Agg")
@@ -105,6 +106,12 @@ def draw(chart: Chart, target: Path) -> None:
     mpl.rcParams["svg.fonttype"] = "none"
     from matplotlib import pyplot as plt
 
+    return plt
+
+
+def draw(chart: Chart, target: Path) -> None:
+    """One chart as SVG."""
+    plt = _plots()
     figure, axes = plt.subplots(figsize=(7, 3.6), layout="constrained")
     for name, points in chart.series.items():
         axes.plot(*zip(*points, strict=True), marker="o", markersize=4, label=name)
@@ -146,13 +153,7 @@ def boxes(stacks: Mapping[str, int]) -> list[tuple[int, float, float, str]]:
 
 def draw_flame(flame: Flame, target: Path) -> None:
     """A flame graph as SVG: width is CPU time, what is called stands on who calls it; a colour a library."""
-    import matplotlib as mpl
-
-    mpl.use("Agg")
-    mpl.rcParams["svg.hashsalt"] = "fleetcast"
-    mpl.rcParams["svg.fonttype"] = "none"
-    from matplotlib import pyplot as plt
-
+    plt = _plots()
     shown = boxes(flame.stacks)
     figure, axes = plt.subplots(figsize=(14, 1 + 0.2 * (1 + max(depth for depth, *_ in shown))))
     for depth, left, width, frame in shown:

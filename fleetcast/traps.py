@@ -185,6 +185,11 @@ def haproxy(text: str, settings: Settings) -> Iterator[Finding]:
         "long-polls have a backend of their own",
         "held among the plain requests they fill that pool: use_backend polls if … { url_param(wait) -m found }",
     )
+    yield check(
+        r"^\s*tune\.pool-high-fd-ratio\s+(9\d|100)",
+        "connections to origins are kept",
+        "with a quarter of its files in use each request opens one: tune.pool-low-fd-ratio 95, tune.pool-high-fd-ratio 98",
+    )
     for name, default, least in (("http.maxhdr", 101, MOST + 50), ("bufsize", 16_384, _HEAD)):
         found = re.search(rf"^\s*tune\.{name}\s+(\d+)", text, re.MULTILINE)
         well = (int(found[1]) if found else default) >= least
