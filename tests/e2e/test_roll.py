@@ -129,7 +129,7 @@ async def test_a_process_that_is_not_well_again_stops_the_roll(monkeypatch: pyte
         assert isinstance(here.platform, Badly)
         here.platform.broken = "consume-0"
         with monkeypatch.context() as hurried:
-            hurried.setattr("fleetcast.platform._STARTING", 3.0)
+            hurried.setattr("fleetcast.platform._STARTING", 10.0)
             with pytest.raises(NotReady, match=r"consume-0 is not ready .*no_such_rules"):
                 await here.platform.roll("consume", said.append)
         assert here.pids("consume")["consume-1"] == before["consume-1"]
