@@ -277,9 +277,8 @@ class KeyFile:
 def read_keys(data: bytes, *, secret: bool) -> tuple[Key, ...]:
     """The keys of a file's content; whether it is a secret is said by its name, never guessed. Raises Unusable."""
     if secret:
-        if _is_public(data):  # before a line end is cut off, which a key in DER may end in
-            raise Unusable("a key, and no secret: who knows the public key could sign with it")
-        return (_secret(data.rstrip(b"\r\n")),)
+        # What a key in DER ends in may look like a line's end, and be none to cut off: then it would be no key any more.
+        return (_secret(data if _is_public(data) else data.rstrip(b"\r\n")),)
     keys = _jwks(data) if data.lstrip().startswith(b"{") else _pem(data)
     if not keys:
         raise Unusable("no key that can be used: RSA of 2048 bits or more, P-256, or in a JWKS oct")

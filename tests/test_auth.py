@@ -206,6 +206,13 @@ def test_a_public_key_is_no_secret(made: Made, key: Any, form: Callable[[Any], b
         read_keys(form(key), secret=True)
 
 
+def test_a_public_key_in_der_that_ends_like_a_line_is_no_secret() -> None:
+    """One in 128 does."""
+    keys = (der(ec.generate_private_key(ec.SECP256R1())) for _ in range(10_000))
+    with pytest.raises(Unusable, match="no secret"):
+        read_keys(next(key for key in keys if key[-1:] in b"\r\n"), secret=True)
+
+
 def test_a_key_is_used_with_its_own_algorithm_only(made: Made) -> None:
     who = made(public(RSA))
     for algorithm in ("RS384", "RS512", "PS256"):

@@ -185,6 +185,7 @@ async def _restored(world: World, dice: random.Random, folder: Path, queue: Queu
 async def one(world: World, fault: Fault, dice: random.Random, number: str = "") -> None:
     """A fault, and its healing."""
     row = world.oracle.turn(fault.name)
+    noted = len(row.notes)
     closed, before, processes = world.closed, world.closings, world.pids()
     try:
         happened = await fault.run(world, dice)
@@ -211,6 +212,8 @@ async def one(world: World, fault: Fault, dice: random.Random, number: str = "")
         row.notes.append(f"{world.closed - closed} streams were closed: {named}")
     said = "not met" if not happened else "not healed" if healed is None else f"healed in {healed:.1f} s"
     world.say(f"{number:>7}  {fault.name}: {said}; {status(world)}")
+    for note in row.notes[noted:]:  # now, as whoever ends it early sees no table
+        world.say(f"         {note}")
     await asyncio.sleep(dice.uniform(*_CALM))
 
 
