@@ -294,12 +294,23 @@ class Consumer:
             return
         try:
             held = await self._load(vehicles)
-            if turns := self._statuses.judge(one.state for one in held.values()):
+            if turns := await self._silent(self._statuses.judge(one.state for one in held.values())):
                 await self._turn(turns, held)
         except (Fenced, Unavailable) as why:
             self._statuses.again(vehicles)
             count = self._settings.partitions
             raise Recover(str(why), {partition(vehicle, count) for vehicle in vehicles}) from why
+
+    async def _silent(self, turns: Sequence[tuple[State, Turn]]) -> Sequence[tuple[State, Turn]]:
+        """Those of which nothing is on its way: on a busy machine a packet may be, for long. Raises Unavailable."""
+        newest = await asyncio.gather(*(self._queue.newest(state.vehicle) for state, _ in turns))
+        silent = []
+        for (state, turn), place in zip(turns, newest, strict=True):
+            if place is None or stored_already(state, *place):
+                silent.append((state, turn))
+            else:
+                self._statuses.again([state.vehicle])
+        return silent
 
     async def _turn(self, turns: Sequence[tuple[State, Turn]], held: Mapping[str, Held]) -> None:
         changes = []

@@ -29,6 +29,7 @@ from fleetcast.errors import Recover, Unavailable
 from fleetcast.inflate import sniffed
 from fleetcast.jetstream import (
     AGAIN,
+    NO_MESSAGE,
     PIN_TIMEOUT,
     ApiError,
     Connection,
@@ -50,9 +51,11 @@ from fleetcast.subjects import (
     STORED,
     partition_consumer,
     put_subject,
+    queued_subjects,
     rejected_subject,
     split_ingest,
 )
+from fleetcast.subjects import partition as partition_of
 
 log = structlog.get_logger()
 
@@ -298,6 +301,20 @@ class NatsQueue:
             else partition.given
             for number, partition in self._partitions.items()
         }
+
+    async def newest(self, vehicle: str) -> tuple[str, int] | None:
+        """Asked of the leader. In a cluster what it stamped but has not stored yet is not seen."""
+        number = partition_of(vehicle, self._settings.partitions)
+        try:
+            which = {"last_by_subj": queued_subjects(number, vehicle)}
+            answer = await self._connection.api(f"STREAM.MSG.GET.{PACKETS}", which)
+        except ApiError as error:
+            if error.err_code == NO_MESSAGE:
+                return None
+            raise Unavailable(f"packet stream: {error}") from error
+        ours = self._partitions.get(number)
+        position = int(answer["message"]["seq"])
+        return (ours.generation if ours is not None else _NONE).incarnation(position), position
 
     async def _keep_time(self) -> None:
         """The server's clock, which stamps what it stores: ours may be wrong, and all cars would be taken for silent."""

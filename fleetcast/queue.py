@@ -57,6 +57,12 @@ class Queue(Protocol):
         In seconds since 1970 by the clock of the queue, as `Delivery.stored` is; 0 of one of which that is not known.
         """
 
+    async def newest(self, vehicle: str) -> tuple[str, int] | None:
+        """(incarnation, position) of the newest packet of it that is in the queue, given out or not; None if there is none.
+
+        All that was stored before the question is seen. Raises Unavailable.
+        """
+
     async def ack(self, deliveries: Iterable[Delivery]) -> None:
         """These were applied, or rejected: they need not come again (they may: an ack can get lost)."""
 

@@ -8,7 +8,8 @@ at a time, so that one who fell silent while nobody looked is said to be late ra
 
 Nothing here decides by this machine's clock. The times that packets were stored at are the queue's, and so is the moment up
 to which the queue has given out everything of a partition (`Queue.handed`): before that is past a deadline nobody is silent,
-however far consumption is behind.
+however far consumption is behind. That moment allows for the time that a packet needs to come here, which is a guess: so before
+anybody is said to be silent, consume asks the queue whether a packet of his is in it.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ log = structlog.get_logger()
 Every = Callable[[str], Awaitable[float | None]]
 """How often a vehicle is to send, in seconds, by the registry; None if it is not there. May raise anything."""
 
+_AGAIN = 0.1  # s until one that could not be told is due again
 _LOOK = 0.5  # s: the timers are looked at this often at least
 _PAUSE = 0.02  # s between two looks at least: what strikes meanwhile is told together
 _CALM = 1.0  # s after a partition came, before its vehicles are looked up: more may come
@@ -121,9 +123,9 @@ class Statuses:
         self._timers(state.vehicle).settled(state.vehicle, state.status, seconds(state.updated_at))
 
     def again(self, vehicles: Iterable[str]) -> None:
-        """These could not be told now."""
+        """These could not be told now, and are due again a little later."""
         for vehicle in vehicles:
-            self._timers(vehicle).again(vehicle)
+            asyncio.get_running_loop().call_later(_AGAIN, lambda one: self._timers(one).again(one), vehicle)
 
     # In the background
 

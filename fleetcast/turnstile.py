@@ -86,6 +86,10 @@ class Turnstile:
         """The queue's own."""
         return self._queue.handed()
 
+    async def newest(self, vehicle: str) -> tuple[str, int] | None:
+        """The queue's own."""
+        return await self._queue.newest(vehicle)
+
     async def ack(self, deliveries: Iterable[Delivery]) -> None:
         """The queue's own."""
         await self._queue.ack(deliveries)

@@ -107,6 +107,11 @@ class Queue:
     def handed(self) -> Mapping[int, float]:
         return dict.fromkeys(range(PARTITIONS), self.upto)
 
+    async def newest(self, vehicle: str) -> tuple[str, int] | None:
+        left = [one for one in self.log if one.vehicle == vehicle and one.position not in self.acked]
+        await self.world.asked("newest", vehicle, lambda: None)
+        return (left[-1].incarnation, left[-1].position) if left else None
+
     def add(self, vehicle: str, body: bytes, form: str = JSON, encoding: str = "identity") -> Delivery:
         position = len(self.log) + 1
         number = partition(vehicle, PARTITIONS)

@@ -22,7 +22,7 @@ from fleetcast.state import State
 from fleetcast.update import Update, patched, snapshot
 from fleetcast.views import Views
 from tests.servers import until
-from tests.test_consume import DECODERS, EPOCH, NOW, SETTINGS, World, add, versions
+from tests.test_consume import DECODERS, EPOCH, NOW, SETTINGS, World, add, body, versions
 
 VIEWS = Views(("two: own1 own2", "one: n"))
 
@@ -32,6 +32,7 @@ def without_pauses() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(consume, "_BACK_OFF", (0.0,))
         patch.setattr(statuses, "_LOOK", 0.005)
+        patch.setattr(statuses, "_AGAIN", 0.005)
         patch.setattr(statuses, "_PAUSE", 0.005)
         patch.setattr(statuses, "_CALM", 0.0)
         yield
@@ -97,6 +98,50 @@ async def test_the_first_packet_makes_it_live_and_says_nothing_of_it(world: Quie
         pass
     assert world.updates("a") == [(1, "")]
     assert (world.state("a").status, world.state("a").since) == (LIVE, rfc3339(NOW + 1))
+
+
+async def test_nobody_is_silent_of_whom_a_packet_is_on_its_way(world: Quiet) -> None:
+    """The machine was so busy that it came later than it may, and had been stored before the vehicle was due."""
+    add(world, ("a", 1), ("b", 2))
+    async with world.running():
+        coming = world.queue.add("a", body("a", 2))
+        world.queue.given.add(coming.position)  # by the server, and not to us yet
+        world.at(93)
+        await until(lambda: world.is_("b", QUIET))
+        asked = len(world.of("newest"))
+        await until(lambda: len(world.of("newest")) > asked)
+        assert world.is_("a", LIVE)
+        world.queue.given.clear()
+        await until(lambda: len(world.queue.acked) == 3)
+        await until(lambda: world.is_("a", QUIET))
+    assert world.updates("a") == [(1, ""), (2, ""), (3, QUIET)]
+    assert world.state("a").since == rfc3339(NOW + 93)
+
+
+async def test_the_queue_need_not_be_rid_yet_of_what_is_in_the_state(world: Quiet) -> None:
+    """An acknowledgement may be on its way, or was lost."""
+    add(world, ("a", 1))
+    async with world.running():
+        world.queue.acked.clear()
+        world.queue.given.add(1)
+        world.at(91)
+        await until(lambda: world.is_("a", QUIET))
+        world.queue.acked.add(1)
+
+
+async def test_a_queue_that_does_not_say_what_is_in_it_is_asked_again(world: Quiet) -> None:
+    add(world, ("a", 1))
+    refuses = [Unavailable("no answer")] * 3
+
+    def before(word: str, what: Any) -> None:
+        if word == "newest" and refuses:
+            raise refuses.pop()
+
+    async with world.running():
+        world.before = before
+        world.at(91)
+        await until(lambda: world.is_("a", QUIET))
+    assert not refuses
 
 
 async def test_one_that_is_silent_becomes_quiet_then_offline_and_comes_back(world: Quiet) -> None:

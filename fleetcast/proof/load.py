@@ -53,6 +53,9 @@ class _Gated:
     def handed(self) -> Mapping[int, float]:
         return self._inner.handed()
 
+    async def newest(self, vehicle: str) -> tuple[str, int] | None:
+        return await self._inner.newest(vehicle)
+
     async def ack(self, deliveries: Iterable[Delivery]) -> None:
         await self._inner.ack(deliveries)
 

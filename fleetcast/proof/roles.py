@@ -102,6 +102,10 @@ class TrappedQueue:
         """See the seam."""
         return self._queue.handed()
 
+    async def newest(self, vehicle: str) -> tuple[str, int] | None:
+        """See the seam."""
+        return await self._queue.newest(vehicle)
+
     async def ack(self, deliveries: Iterable[Delivery]) -> None:
         """See the seam."""
         await self._trap.around("ack", lambda: self._queue.ack(deliveries), Unavailable)

@@ -463,6 +463,24 @@ async def test_it_says_up_to_when_everything_was_given_out(world: World) -> None
     assert member.handed()[mine] < last.stored, "what was not acked comes again"
 
 
+async def test_it_says_what_is_newest_of_a_vehicle_until_that_was_acked(world: World) -> None:
+    """Given out or not."""
+    queue, member = await world.queue(), await world.member("a")
+    assert await member.newest("car-1") is None
+    for number in range(1, 4):
+        await put(queue, "car-1", number)
+    await put(queue, "car-10", 1)
+    taken = [*await pulled(member, 2), *await pulled(member, 2)]
+    *_, third = [one for one in taken if one.vehicle == "car-1"]
+    assert await member.newest("car-1") == (third.incarnation, third.position)
+    await member.ack(taken)
+
+    async def nothing() -> bool:
+        return await member.newest("car-1") is None
+
+    await until(nothing)
+
+
 async def test_a_pull_that_is_cancelled_while_it_waits_has_taken_nothing(world: World) -> None:
     queue, member = await world.queue(), await world.member("a")
     await put(queue, "car-1", 1)
