@@ -27,7 +27,9 @@ _EDGE = "check inter 1s fall 2 rise 2 on-marked-down shutdown-sessions"
 # within two seconds would else never be down, and be given phones before its parts are connected, which swallows what they
 # ask. Not for plain requests: those that are being tried again when it is marked down would get no answer at all.
 _STREAMS = "fastinter 300ms observe layer4 error-limit 1 on-error fail-check"
-_ORIGIN = "inter 500ms fall 2 rise 1 on-marked-down shutdown-sessions"
+# An origin is asked no more at a time than it answers well within a check's second; the rest waits here, where what is given up
+# costs it nothing. Else one that is only busy is taken for dead, what it was doing is asked of the others, and so on for ever.
+_ORIGIN = "inter 500ms fall 2 rise 1 on-marked-down shutdown-sessions maxconn 32"
 
 # What a phone's EventSource gets instead of an error status, which would make it give up for good. Log-format text.
 _UNAVAILABLE = """\
@@ -262,6 +264,8 @@ frontend inner
 
 backend origins
     balance leastconn
+    # Streams that are open come before those that are not yet.
+    http-request set-priority-class int(1) if !{{ path_beg /next/ }}
     http-reuse always
     timeout server 15s
     retry-on conn-failure empty-response
