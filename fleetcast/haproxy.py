@@ -27,7 +27,7 @@ _EDGE = "check inter 1s fall 2 rise 2 on-marked-down shutdown-sessions"
 # within two seconds would else never be down, and be given phones before its parts are connected, which swallows what they
 # ask. Not for plain requests: those that are being tried again when it is marked down would get no answer at all.
 _STREAMS = "fastinter 300ms observe layer4 error-limit 1 on-error fail-check"
-# An origin is asked no more at a time than it answers well within a check's second; the rest waits here, where what is given up
+# An origin is asked no more at a time than it answers well within a check's time; the rest waits here, where what is given up
 # costs it nothing. Else one that is only busy is taken for dead, what it was doing is asked of the others, and so on for ever.
 _ORIGIN = "inter 500ms fall 2 rise 1 on-marked-down shutdown-sessions maxconn 32"
 
@@ -271,7 +271,7 @@ backend origins
     retry-on conn-failure empty-response
     # Whether it runs, not whether the database answers: an origin says that itself, and better.
     option httpchk GET /live
-    timeout check 1s
+    timeout check 2s
     # A request that waits for an origin that hangs is tried at another as soon as the check knows.
     default-server {_ORIGIN}
 {problems}
@@ -285,7 +285,7 @@ backend sockets
     timeout server 15s
     retry-on conn-failure empty-response
     option httpchk GET /live
-    timeout check 1s
+    timeout check 2s
     default-server {_ORIGIN}
 {later}
     http-after-response set-status 200 if {{ status 502 503 504 }}
