@@ -27,6 +27,8 @@ _LONG = 5.0
 _AWAY = 12.0
 _DISK = 200_000_000
 _FEW = 3  # vehicles of one that follows many, where there are a thousand phones
+_RATE = 40.0  # packets a second for a thousand phones: of what two cores do, half, so that the rest can heal
+_WATCHED = 4.0  # seconds at rest in which it is seen how busy the machine is
 
 
 class Wish(msgspec.Struct, frozen=True):
@@ -76,10 +78,10 @@ async def crowd(wish: Wish) -> list[Row]:
     """
     rows: list[Row] = []
     dice = random.Random(f"{wish.seed}/crowd")
-    size = Size(cars=100, phones=1000, rate=100.0, window=60.0, moods="steady", many=_FEW)
+    size = Size(cars=100, phones=1000, rate=_RATE, window=60.0, moods="steady", many=_FEW)
     with short_folder() as folder:
         async with World(folder, wish.seed, size, wish.say, wired=False) as world:
-            await world.until(lambda: world.connected == size.phones, "all phones are connected", 90)
+            await _all_connected(world)
             for name in ("edge-0", "edge-1"):
                 fault = Fault(
                     "an edge killed that holds half of 1,000 phones",
@@ -101,7 +103,7 @@ async def _all_come_back(wish: Wish, size: Size, who: str, dice: random.Random) 
     everybody = Fault(f"{who} come back at once", drop, closes=size.by != STREAMS)
     with short_folder() as folder:
         async with World(folder, wish.seed, size, wish.say, wired=False) as world:
-            await world.until(lambda: world.connected == size.phones, "all phones are connected", 90)
+            await _all_connected(world)
             for _ in range(2):
                 await one(world, everybody, dice)
             await world.settle()
@@ -137,10 +139,10 @@ async def power(wish: Wish) -> list[Row]:
 async def deploys(wish: Wish) -> list[Row]:
     """All that can be rolled, added and removed, twice, with a thousand phones that want to stay."""
     dice = random.Random(f"{wish.seed}/deploys")
-    size = Size(cars=100, phones=1000, rate=100.0, moods="steady", many=_FEW)
+    size = Size(cars=100, phones=1000, rate=_RATE, moods="steady", many=_FEW)
     with short_folder() as folder:
         async with World(folder, wish.seed, size, wish.say, wired=False) as world:
-            await world.until(lambda: world.connected == size.phones, "all phones are connected", 90)
+            await _all_connected(world)
             for turn in range(2):
                 for fault in (*KEEPS, *([DEPLOY] if turn == 0 else []), *MOVES):
                     await one(world, fault, dice)
@@ -173,6 +175,24 @@ async def restores(wish: Wish) -> list[Row]:
                     return finished(world)
             await world.settle()
             return finished(world)
+
+
+async def _all_connected(world: World) -> None:
+    """And how busy the machine is with that alone: what heals must be done by the rest of it."""
+    await world.until(lambda: world.connected == world.size.phones, "all phones are connected", 90)
+    before = _processors()
+    await asyncio.sleep(_WATCHED)
+    busy, whole = (after - was for after, was in zip(_processors(), before, strict=True))
+    said = f"{busy / whole:.0%} of the machine's processors was taken at rest"
+    world.oracle.row.notes.append(said)
+    world.say(f"         {said}")
+
+
+def _processors() -> tuple[int, int]:
+    """(busy, all) so far, in the kernel's ticks, of all processors together."""
+    ticks = [int(word) for word in Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9]]
+    idle = ticks[3] + ticks[4]  # waiting for a disk is idle, too
+    return sum(ticks) - idle, sum(ticks)
 
 
 async def _restored(world: World, dice: random.Random, folder: Path, queue: Queue) -> bool:
