@@ -208,11 +208,16 @@ frontend front
     http-request del-header meta- -m beg
     http-request del-header sec-websocket-extensions if !socket
     http-request lua.pace if events || socket
+    # Who waited for long is told to come back, a browser's EventSource in a way that it understands.
+    acl late var(txn.late) -m found
+    acl sse hdr_sub(accept) text/event-stream
+    http-request return status 200 {word} hdr Cache-Control no-store if late sse !poll !socket
+    http-request return status 503 {problem} if late
     http-request reject if events !{{ var(txn.paced) -m found }}
     http-request reject if socket !{{ var(txn.paced) -m found }}
     use_backend streams if socket
     use_backend polls if events poll
-    use_backend streams if events {{ hdr_sub(accept) text/event-stream }}
+    use_backend streams if events sse
     default_backend plain
 
 backend streams

@@ -4,11 +4,15 @@
 -- ends in. The rate alone is not enough: where the machine is slower than it, the queues overrun, phones give up and come
 -- back, and that goes on for ever.
 --
+-- Nobody waits longer than a phone does: one that has waited for long is told to come back (`txn.late`), which costs next to
+-- nothing. Let through, it would give up before it is answered, and on a machine that is too slow all work would be for such.
+--
 -- A phone that leaves while it waits ends the action, with a line in HAProxy's log, but not its request: what has no
 -- `txn.paced` must be rejected. Were it let through, all who give up at once would overrun the edge for nobody.
 
 local interval = 1 / tonumber(os.getenv("FLEETCAST_PACE"))
 local most = tonumber(os.getenv("FLEETCAST_OPENING"))
+local longest = 8 -- seconds that one waits here
 local forgotten = 5 -- seconds after which one that was not answered counts no more: its phone may have gone
 
 local looks = 2000 -- a second, about, of all who wait together
@@ -44,6 +48,10 @@ end
 core.register_action("pace", { "http-req" }, function(txn)
   local begun = now()
   local slot = math.max(free, begun)
+  if slot - begun > longest then
+    txn:set_var("txn.late", true)
+    return
+  end
   free = slot + interval
   if slot > begun then
     core.msleep(math.ceil((slot - begun) * 1000))
@@ -63,6 +71,10 @@ core.register_action("pace", { "http-req" }, function(txn)
       return
     end
     if count < most then break end
+    if now() - begun > longest then
+      txn:set_var("txn.late", true)
+      return
+    end
     rest()
   end
   last = last + 1

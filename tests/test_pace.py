@@ -43,8 +43,8 @@ class SlowEdge:
 
 
 @asynccontextmanager
-async def front(folder: Path, edge: SlowEdge) -> AsyncIterator[Settings]:
-    settings = platform_settings(folder, edges=1, new_streams=2000, edge_connections=1000)
+async def front(folder: Path, edge: SlowEdge, rate: int = 2000) -> AsyncIterator[Settings]:
+    settings = platform_settings(folder, edges=1, new_streams=rate, edge_connections=1000)
     async with http_server(edge, settings.edge_port), haproxy_server(folder, settings, []) as haproxy:
         yield settings
         assert "runtime error" not in haproxy.log.read_text()
@@ -108,6 +108,55 @@ async def test_phones_that_leave_while_they_wait_never_reach_the_edge(folder: Pa
         assert set(await asyncio.gather(*first)) == {200}
         assert await status(settings) == 200
         assert edge.held == _OPENING + 1
+
+
+async def told(settings: Settings, query: str = "", **headers: str) -> tuple[int, bytes]:
+    """The whole of an answer that ends."""
+    line = await Line.open(settings.front_port)
+    try:
+        line.ask("GET", f"/v1/vehicles/car-1/events{query}", headers)
+        answer = await line.answer()
+        return answer.status, answer.take()
+    finally:
+        line.close()
+
+
+SSE = {"Accept": "text/event-stream"}
+
+
+async def test_who_has_waited_for_long_is_told_to_come_back(folder: Path) -> None:
+    """Let through so late, phones gave up before they were answered, and what was done for them was in vain."""
+    edge = SlowEdge()
+    async with front(folder, edge) as settings, asyncio.TaskGroup() as tasks:
+        first = [tasks.create_task(status(settings)) for _ in range(_OPENING)]
+        await until(lambda: edge.unanswered == _OPENING)
+        others = [asyncio.create_task(told(settings, **SSE)) for _ in range(PHONES)]
+        # Some get the places of the first, which count for five seconds only.
+        await until(lambda: sum(one.done() for one in others) >= PHONES - _OPENING, "the rest is told")
+        late = [one.result() for one in others if one.done()]
+        assert all(answer == 200 and b"event: unavailable" in body for answer, body in late)
+        assert all(b"retry: " in body for _, body in late)
+        for one in others:
+            one.cancel()
+        await asyncio.gather(*others, return_exceptions=True)
+        edge.go.set()
+        assert set(await asyncio.gather(*first)) == {200}
+
+
+async def test_whoever_would_have_to_wait_for_long_is_told_so_at_once(folder: Path) -> None:
+    """A browser's EventSource in band, everybody else by a status."""
+    edge = SlowEdge()
+    edge.go.set()
+    async with front(folder, edge, rate=1) as settings, asyncio.TaskGroup() as tasks:
+        waiting = [tasks.create_task(status(settings)) for _ in range(9)]
+        await until(lambda: sessions(settings, 9), "they wait in HAProxy")
+        answer, body = await told(settings, **SSE)
+        assert (answer, body.count(b"event: unavailable")) == (200, 1)
+        for query, accept in (("", "*/*"), ("?wait=5", "application/json"), ("?wait=5", SSE["Accept"])):
+            answer, body = await told(settings, query, Accept=accept)
+            assert (answer, b"try again" in body) == (503, True)
+        for task in waiting:
+            task.cancel()
 
 
 async def test_long_polls_that_wait_hold_no_places(folder: Path) -> None:
