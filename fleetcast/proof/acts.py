@@ -28,6 +28,7 @@ _AWAY = 12.0
 _DISK = 200_000_000
 _FEW = 3  # vehicles of one that follows many, where there are a thousand phones
 _RATE = 40.0  # packets a second for a thousand phones: of what two cores do, half, so that the rest can heal
+_TOO_MUCH, _TOO_LONG = 10, 30.0  # times that rate, and for how many seconds
 _WATCHED = 4.0  # seconds at rest in which it is seen how busy the machine is
 
 
@@ -129,6 +130,28 @@ async def nodes(wish: Wish) -> list[Row]:
     from fleetcast.proof.nodes import prove  # it is built on what is here
 
     return await prove(wish.seed, 1, wish.say, wish.size)
+
+
+async def overload(wish: Wish) -> list[Row]:
+    """More than the machine can do, and a thousand phones that come back meanwhile; then as much as before."""
+    dice = random.Random(f"{wish.seed}/overload")
+    size = Size(cars=100, phones=1000, rate=_RATE, window=60.0, moods="steady", many=_FEW)
+    more = Fault("ten times the packets for 30 s, as all phones come back", _too_much, closes=True)
+    with short_folder() as folder:
+        async with World(folder, wish.seed, size, wish.say, wired=False) as world:
+            await _all_connected(world)
+            for _ in range(2):
+                await one(world, more, dice)
+            await world.settle()
+            return finished(world)
+
+
+async def _too_much(world: World, dice: random.Random) -> bool:
+    world.cars.tell({"rate": _TOO_MUCH * world.size.rate})
+    await drop(world, dice)
+    await asyncio.sleep(_TOO_LONG)
+    world.resume()
+    return True
 
 
 async def power(wish: Wish) -> list[Row]:
@@ -279,6 +302,10 @@ ACTS = {
     "nodes": Act(
         "three nats-servers, replicas = 3: killed, stopped, cut off, wiped (needs root: network namespaces)",
         nodes,
+    ),
+    "overload": Act(
+        "more packets than the machine can take, as 1,000 phones come back; it must heal once there are fewer",
+        overload,
     ),
     "power": Act(
         "the power of nats-server's machine cut under load (needs a virtual machine: `make setup-prove`)",

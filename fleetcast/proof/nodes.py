@@ -208,7 +208,7 @@ def faults() -> list[Fault]:
         ("leader of LIVE cut off from the others only, for 30 to 40 s", _part_leader),
         ("a follower killed, wiped and started at once", _wipe_follower),
     ]
-    return [Fault(name, partial(_harm, harm=harm), closes=True) for name, harm in harms]
+    return [Fault(name, partial(_harm, harm=harm), ("nats-server",), closes=True) for name, harm in harms]
 
 
 async def prove(seed: int, rounds: int, say: Say, size: Size | None = None) -> list[Row]:
