@@ -139,6 +139,9 @@ def pushpin(text: str, routes: str, settings: Settings) -> Iterator[Finding]:
     )
 
 
+_ORIGINS = re.compile(r"^backend .*\n(?:.*\n)*?\s*(option httpchk|http-check send) .*/live\b", re.MULTILINE)
+
+
 def haproxy(text: str, settings: Settings) -> Iterator[Finding]:
     """Findings on a haproxy.cfg."""
 
@@ -189,6 +192,13 @@ def haproxy(text: str, settings: Settings) -> Iterator[Finding]:
         r"^\s*tune\.pool-high-fd-ratio\s+(9\d|100)",
         "connections to origins are kept",
         "with a quarter of its files in use each request opens one: tune.pool-low-fd-ratio 95, tune.pool-high-fd-ratio 98",
+    )
+    balanced = [part for part in re.split(r"^(?=\S)", text, flags=re.MULTILINE) if _ORIGINS.search(part)]
+    well = bool(balanced) and all(re.search(r"\bmaxconn \d", part) for part in balanced)
+    yield Finding(
+        well,
+        "haproxy: origins are asked so much at a time",
+        "" if well else "one that is only busy is taken for dead, then the next: default-server … maxconn 32",
     )
     for name, default, least in (("http.maxhdr", 101, MOST + 50), ("bufsize", 16_384, _HEAD)):
         found = re.search(rf"^\s*tune\.{name}\s+(\d+)", text, re.MULTILINE)
