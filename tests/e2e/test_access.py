@@ -94,19 +94,19 @@ Ask = Callable[[str], Awaitable[tuple[int, str]]]
 async def ways(keyed: Keyed) -> dict[str, Ask]:
     """Each way in which ann, who may see car-1 alone, asks for a path."""
     token = keyed.token("ann", "car-1")
-    ticket = await keyed.ticket(token)
     begun = await keyed.here.client.post(f"{keyed.here.url}/v1/session", headers=bearer(token))
     cookie = begun.headers["set-cookie"].partition(";")[0]
     keyed.here.client.cookies.clear()
 
-    def query(path: str) -> str:
-        return f"{path}{'&' if '?' in path else '?'}ticket={ticket}"
+    async def by_ticket(path: str, more: str = "", **headers: str) -> tuple[int, str]:
+        ticket = await keyed.ticket(token)  # each time: it is good for two seconds
+        return await keyed.shown(f"{path}{'&' if '?' in path else '?'}ticket={ticket}{more}", **headers)
 
     return {
         "token": lambda path: keyed.shown(path, **bearer(token)),
-        "ticket": lambda path: keyed.shown(query(path)),
-        "ticket in front": lambda path: keyed.shown(query(path) + "&x=1&ticket=y"),
-        "ticket beside another's token": lambda path: keyed.shown(query(path), Authorization="Bearer x"),
+        "ticket": by_ticket,
+        "ticket in front": lambda path: by_ticket(path, "&x=1&ticket=y"),
+        "ticket beside another's token": lambda path: by_ticket(path, Authorization="Bearer x"),
         "cookie": lambda path: keyed.shown(path, Cookie=f"a=b; {cookie}"),
     }
 

@@ -99,7 +99,7 @@ async def test_a_vehicle_of_somebody_elses_is_enough(here: Site) -> None:
         "views.resume",
         "polls.no_gap",
         "polls.missed",
-    }
+    }, out
 
 
 async def test_what_cannot_be_tried_is_said_in_one_line(here: Site) -> None:
