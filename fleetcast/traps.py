@@ -139,7 +139,10 @@ def pushpin(text: str, routes: str, settings: Settings) -> Iterator[Finding]:
     )
 
 
-_ORIGINS = re.compile(r"^backend .*\n(?:.*\n)*?\s*(option httpchk|http-check send) .*/live\b", re.MULTILINE)
+_SECTION = re.compile(r"^(?=(?:global|defaults|frontend|backend|listen)\b)", re.MULTILINE)
+_ASKS_LIVE = re.compile(
+    r"^\s*(?:option httpchk|http-check send)\b.*/live\b", re.MULTILINE
+)  # an origin's check
 
 
 def haproxy(text: str, settings: Settings) -> Iterator[Finding]:
@@ -193,11 +196,11 @@ def haproxy(text: str, settings: Settings) -> Iterator[Finding]:
         "connections to origins are kept",
         "with a quarter of its files in use each request opens one: tune.pool-low-fd-ratio 95, tune.pool-high-fd-ratio 98",
     )
-    balanced = [part for part in re.split(r"^(?=\S)", text, flags=re.MULTILINE) if _ORIGINS.search(part)]
-    well = bool(balanced) and all(re.search(r"\bmaxconn \d", part) for part in balanced)
+    origins = [section for section in _SECTION.split(text) if _ASKS_LIVE.search(section)]
+    well = bool(origins) and all(re.search(r"\bmaxconn \d", section) for section in origins)
     yield Finding(
         well,
-        "haproxy: origins are asked so much at a time",
+        "haproxy: origins are asked so many requests at a time",
         "" if well else "one that is only busy is taken for dead, then the next: default-server … maxconn 32",
     )
     for name, default, least in (("http.maxhdr", 101, MOST + 50), ("bufsize", 16_384, _HEAD)):

@@ -99,7 +99,7 @@ def test_debians_own_pushpin_configuration_is_full_of_traps() -> None:
         (r"tune\.bufsize \d+", "", "tune.bufsize"),
         (r"tune\.http\.maxhdr \d+", "tune.http.maxhdr 400", "tune.http.maxhdr"),
         (r"tune\.pool-high-fd-ratio 98", "", "kept"),
-        (r" maxconn 32", "", "so much at a time"),
+        (r" maxconn 32", "", "so many requests"),
     ],
 )
 def test_each_trap_of_haproxy_is_seen(line: str, instead: str, said: str) -> None:

@@ -27,7 +27,8 @@ _LONG = 5.0
 _AWAY = 12.0
 _DISK = 200_000_000
 _FEW = 3  # vehicles of one that follows many, where there are a thousand phones
-_RATE = 40.0  # packets a second for a thousand phones: of what two cores do, half, so that the rest can heal
+_RATE = 40.0  # packets a second of a crowd: little, so that the machine has something left to heal with
+_CROWD = Size(cars=100, phones=1000, rate=_RATE, window=60.0, moods="steady", many=_FEW)
 _TOO_MUCH, _TOO_LONG = 10, 30.0  # times that rate, and for how many seconds
 _WATCHED = 4.0  # seconds at rest in which it is seen how busy the machine is
 
@@ -77,38 +78,45 @@ async def crowd(wish: Wish) -> list[Row]:
     """A thousand phones and more, all of which want to stay. No connection is to be cut, so none goes by a wire of ours, which
     would take time of what heals.
     """
-    rows: list[Row] = []
     dice = random.Random(f"{wish.seed}/crowd")
-    size = Size(cars=100, phones=1000, rate=_RATE, window=60.0, moods="steady", many=_FEW)
+    who = "an edge killed that holds half of 1,000 phones"
+    halves = [
+        Fault(who, partial(kill_named, name=name), ("edge",), closes=True) for name in ("edge-0", "edge-1")
+    ]
+    rows = await _in_a_crowd(wish, _CROWD, halves, dice)
+    # Twelve packets a minute of each car: at sixty the events alone take all of two cores.
+    size = msgspec.structs.replace(_CROWD, phones=3000, rate=20.0)
+    streams = Fault("3,000 streams come back at once", drop)
+    rows += await _in_a_crowd(wish, msgspec.structs.replace(size, by=STREAMS), [streams] * 2, dice)
+    # An app gives a WebSocket up whose resume is not answered in time, as it may not be meanwhile.
+    everybody = Fault("3,000 phones, by every transport, come back at once", drop, closes=True)
+    return rows + await _in_a_crowd(wish, size, [everybody] * 2, dice)
+
+
+async def _in_a_crowd(wish: Wish, size: Size, planned: Sequence[Fault], dice: random.Random) -> list[Row]:
+    """These, one after the other, once all phones are connected, and it is seen how busy the machine is with that alone:
+    what heals must be done by the rest of it.
+    """
     with short_folder() as folder:
         async with World(folder, wish.seed, size, wish.say, wired=False) as world:
-            await _all_connected(world)
-            for name in ("edge-0", "edge-1"):
-                fault = Fault(
-                    "an edge killed that holds half of 1,000 phones",
-                    partial(kill_named, name=name),
-                    ("edge",),
-                    closes=True,
-                )
+            await world.until(lambda: world.connected == size.phones, "all phones are connected", 90)
+            before = _processors()
+            await asyncio.sleep(_WATCHED)
+            busy, whole = (after - was for after, was in zip(_processors(), before, strict=True))
+            said = f"{busy / whole:.0%} of the machine's processors was taken at rest"
+            world.oracle.row.notes.append(said)
+            world.say(f"         {said}")
+            for fault in planned:
                 await one(world, fault, dice)
             await world.settle()
-            rows += finished(world)
-    # Twelve packets a minute of each car: at sixty the events alone take all of two cores.
-    size = msgspec.structs.replace(size, phones=3000, rate=20.0)
-    rows += await _all_come_back(wish, msgspec.structs.replace(size, by=STREAMS), "3,000 streams", dice)
-    return rows + await _all_come_back(wish, size, "3,000 phones, by every transport,", dice)
-
-
-async def _all_come_back(wish: Wish, size: Size, who: str, dice: random.Random) -> list[Row]:
-    # An app gives a WebSocket up whose resume is not answered in time, as it may not be meanwhile.
-    everybody = Fault(f"{who} come back at once", drop, closes=size.by != STREAMS)
-    with short_folder() as folder:
-        async with World(folder, wish.seed, size, wish.say, wired=False) as world:
-            await _all_connected(world)
-            for _ in range(2):
-                await one(world, everybody, dice)
-            await world.settle()
             return finished(world)
+
+
+def _processors() -> tuple[int, int]:
+    """(busy, all) so far, in the kernel's ticks, of all processors together."""
+    ticks = [int(word) for word in Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9]]
+    idle = ticks[3] + ticks[4]  # waiting for a disk is idle, too
+    return sum(ticks) - idle, sum(ticks)
 
 
 async def disk(wish: Wish) -> list[Row]:
@@ -135,15 +143,8 @@ async def nodes(wish: Wish) -> list[Row]:
 async def overload(wish: Wish) -> list[Row]:
     """More than the machine can do, and a thousand phones that come back meanwhile; then as much as before."""
     dice = random.Random(f"{wish.seed}/overload")
-    size = Size(cars=100, phones=1000, rate=_RATE, window=60.0, moods="steady", many=_FEW)
     more = Fault("ten times the packets for 30 s, as all phones come back", _too_much, closes=True)
-    with short_folder() as folder:
-        async with World(folder, wish.seed, size, wish.say, wired=False) as world:
-            await _all_connected(world)
-            for _ in range(2):
-                await one(world, more, dice)
-            await world.settle()
-            return finished(world)
+    return await _in_a_crowd(wish, _CROWD, [more] * 2, dice)
 
 
 async def _too_much(world: World, dice: random.Random) -> bool:
@@ -162,15 +163,7 @@ async def power(wish: Wish) -> list[Row]:
 async def deploys(wish: Wish) -> list[Row]:
     """All that can be rolled, added and removed, twice, with a thousand phones that want to stay."""
     dice = random.Random(f"{wish.seed}/deploys")
-    size = Size(cars=100, phones=1000, rate=_RATE, moods="steady", many=_FEW)
-    with short_folder() as folder:
-        async with World(folder, wish.seed, size, wish.say, wired=False) as world:
-            await _all_connected(world)
-            for turn in range(2):
-                for fault in (*KEEPS, *([DEPLOY] if turn == 0 else []), *MOVES):
-                    await one(world, fault, dice)
-            await world.settle()
-            return finished(world)
+    return await _in_a_crowd(wish, _CROWD, [*KEEPS, DEPLOY, *MOVES, *KEEPS, *MOVES], dice)
 
 
 async def restores(wish: Wish) -> list[Row]:
@@ -198,24 +191,6 @@ async def restores(wish: Wish) -> list[Row]:
                     return finished(world)
             await world.settle()
             return finished(world)
-
-
-async def _all_connected(world: World) -> None:
-    """And how busy the machine is with that alone: what heals must be done by the rest of it."""
-    await world.until(lambda: world.connected == world.size.phones, "all phones are connected", 90)
-    before = _processors()
-    await asyncio.sleep(_WATCHED)
-    busy, whole = (after - was for after, was in zip(_processors(), before, strict=True))
-    said = f"{busy / whole:.0%} of the machine's processors was taken at rest"
-    world.oracle.row.notes.append(said)
-    world.say(f"         {said}")
-
-
-def _processors() -> tuple[int, int]:
-    """(busy, all) so far, in the kernel's ticks, of all processors together."""
-    ticks = [int(word) for word in Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9]]
-    idle = ticks[3] + ticks[4]  # waiting for a disk is idle, too
-    return sum(ticks) - idle, sum(ticks)
 
 
 async def _restored(world: World, dice: random.Random, folder: Path, queue: Queue) -> bool:
