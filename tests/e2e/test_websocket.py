@@ -285,7 +285,9 @@ async def test_a_calm_one_gets_a_bucket_at_once(here: Site) -> None:
 
 
 async def test_what_we_run_is_replaced_and_killed_and_sockets_stay(here: Site) -> None:
-    """Not the edge, which holds them. A resume may get no answer as its origin dies: then the app opens another line."""
+    """Not the edge, which holds them. A resume just as all origins die may get no answer (HAProxy's is empty now and then), and the
+    edge cuts its socket: the app goes on by another one, as the protocol says.
+    """
     sent = 0
     async with socket(here, "stays") as first, socket(here, "stays") as other:
         app = first
@@ -316,7 +318,7 @@ async def test_what_we_run_is_replaced_and_killed_and_sockets_stay(here: Site) -
             await here.started_again(name, pid)
         await until(lambda: level(here, app))
         await flows()
-        assert first.closed is other.closed is None
+        assert app.closed is None
 
 
 async def level(here: Site, app: Socket) -> bool:
