@@ -285,8 +285,8 @@ async def test_a_calm_one_gets_a_bucket_at_once(here: Site) -> None:
 
 
 async def test_what_we_run_is_replaced_and_killed_and_sockets_stay(here: Site) -> None:
-    """Not the edge, which holds them. A resume just as all origins die may get no answer (HAProxy's is empty now and then), and the
-    edge cuts its socket: the app goes on by another one, as the protocol says.
+    """Not the edge, which holds them. A resume just as all origins die may get no answer (HAProxy's is empty now and then), and
+    the edge cuts its socket: the app goes on by another one, as the protocol says.
     """
     sent = 0
     async with socket(here, "stays") as first, socket(here, "stays") as other:
